@@ -1,0 +1,210 @@
+//! The settings: one struct, read from the environment in one place, checked at start with all
+//! faults reported at once.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::telemetry::LogFormat;
+
+/// What an operator can set. `.env.example` lists the same, with words.
+#[derive(Clone)]
+pub struct Config {
+    /// `DATABASE_URL`.
+    pub database_url: Option<String>,
+    /// `KEYFOLD_LISTEN`; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// `KEYFOLD_DATABASE_MAX_CONNECTIONS`.
+    pub database_max_connections: u32,
+    /// `KEYFOLD_RATE_LIMIT_PER_MINUTE`, per store and process; 0 is off.
+    pub rate_limit_per_minute: u32,
+    /// `KEYFOLD_EVENT_RETENTION_DAYS`.
+    pub event_retention_days: u32,
+    /// `KEYFOLD_LOG`: a tracing filter.
+    pub log: String,
+    /// `KEYFOLD_LOG_FORMAT`.
+    pub log_format: LogFormat,
+    /// `PG_BIN_DIR`: the folder of the Postgres programs that `dev` is to use.
+    pub pg_bin_dir: Option<PathBuf>,
+    /// `PATH`, where `dev` looks for them next.
+    pub search_path: Option<OsString>,
+    /// `XDG_DATA_HOME`, the folder of data.
+    pub xdg_data_home: Option<OsString>,
+    /// `HOME`, the folder of the user.
+    pub home: Option<OsString>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            database_url: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            database_max_connections: 16,
+            rate_limit_per_minute: 0,
+            event_retention_days: 30,
+            log: "info,sqlx=warn".to_owned(),
+            log_format: LogFormat::Text,
+            pg_bin_dir: None,
+            search_path: None,
+            xdg_data_home: None,
+            home: None,
+        }
+    }
+}
+
+/// Every setting that could not be used, one sentence each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct ConfigError(pub Vec<String>);
+
+impl Config {
+    /// Reads the environment, after `.env` of the working directory (which never overrides it).
+    ///
+    /// # Errors
+    /// All settings that are malformed or out of range.
+    pub fn from_environment() -> Result<Self, ConfigError> {
+        match dotenvy::dotenv() {
+            Ok(_) => {}
+            Err(error) if error.not_found() => {}
+            Err(error) => return Err(ConfigError(vec![format!(".env can't be read: {error}")])),
+        }
+        let config = Self::read(|name| {
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads it")]
+            match std::env::var(name) {
+                Ok(value) if value.is_empty() => Ok(None),
+                Ok(value) => Ok(Some(value)),
+                Err(std::env::VarError::NotPresent) => Ok(None),
+                Err(std::env::VarError::NotUnicode(_)) => Err(format!("{name} is not UTF-8")),
+            }
+        })?;
+        let path = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Ok(Self {
+            pg_bin_dir: path("PG_BIN_DIR").map(PathBuf::from),
+            search_path: path("PATH"),
+            xdg_data_home: path("XDG_DATA_HOME"),
+            home: path("HOME"),
+            ..config
+        })
+    }
+
+    /// Reads settings from any source of named values.
+    ///
+    /// # Errors
+    /// All settings that are malformed or out of range.
+    pub fn read(
+        source: impl Fn(&str) -> Result<Option<String>, String>,
+    ) -> Result<Self, ConfigError> {
+        let mut reader = Reader {
+            source,
+            faults: Vec::new(),
+        };
+        let default = Self::default();
+        let config = Self {
+            database_url: reader.parsed("DATABASE_URL", "a postgres:// address", |text| {
+                let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
+                known.then(|| text.to_owned())
+            }),
+            listen: reader
+                .parsed("KEYFOLD_LISTEN", "an address like 127.0.0.1:8080", |t| {
+                    t.parse().ok()
+                })
+                .unwrap_or(default.listen),
+            database_max_connections: reader
+                .number("KEYFOLD_DATABASE_MAX_CONNECTIONS", 2, 1_000)
+                .unwrap_or(default.database_max_connections),
+            rate_limit_per_minute: reader
+                .number("KEYFOLD_RATE_LIMIT_PER_MINUTE", 0, 10_000_000)
+                .unwrap_or(default.rate_limit_per_minute),
+            event_retention_days: reader
+                .number("KEYFOLD_EVENT_RETENTION_DAYS", 1, 3_650)
+                .unwrap_or(default.event_retention_days),
+            log: reader
+                .parsed(
+                    "KEYFOLD_LOG",
+                    "a level or a filter like info,keyfold=debug",
+                    |text| crate::telemetry::is_filter(text).then(|| text.to_owned()),
+                )
+                .unwrap_or_else(|| default.log.clone()),
+            log_format: reader
+                .parsed("KEYFOLD_LOG_FORMAT", "text or json", |text| match text {
+                    "text" => Some(LogFormat::Text),
+                    "json" => Some(LogFormat::Json),
+                    _ => None,
+                })
+                .unwrap_or(default.log_format),
+            ..default
+        };
+        if reader.faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(reader.faults))
+        }
+    }
+}
+
+/// Reads one setting after the other and keeps what is wrong with them.
+struct Reader<S> {
+    source: S,
+    faults: Vec<String>,
+}
+
+impl<S: Fn(&str) -> Result<Option<String>, String>> Reader<S> {
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        match (self.source)(name) {
+            Ok(None) => None,
+            Ok(Some(text)) => {
+                let value = parse(text.trim());
+                if value.is_none() {
+                    // The value itself is left out: it may be a secret.
+                    self.faults.push(format!("{name} must be {wanted}"));
+                }
+                value
+            }
+            Err(fault) => {
+                self.faults.push(fault);
+                None
+            }
+        }
+    }
+
+    fn number(&mut self, name: &str, least: u32, most: u32) -> Option<u32> {
+        let wanted = format!("a number from {least} to {most}");
+        self.parsed(name, &wanted, |text| {
+            text.parse().ok().filter(|n| (least..=most).contains(n))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_faults_are_reported_at_once_and_no_value_is_repeated() {
+        let error = Config::read(|name| {
+            Ok(match name {
+                "DATABASE_URL" => Some("mysql://root:hunter2@x/y".to_owned()),
+                "KEYFOLD_LISTEN" => Some("nowhere".to_owned()),
+                "KEYFOLD_LOG_FORMAT" => Some("xml".to_owned()),
+                "KEYFOLD_DATABASE_MAX_CONNECTIONS" => Some("1".to_owned()),
+                _ => None,
+            })
+        })
+        .err()
+        .expect("four faults");
+        assert_eq!(error.0.len(), 4, "{error}");
+        assert!(!error.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn nothing_set_gives_the_defaults() {
+        let config = Config::read(|_| Ok(None)).expect("defaults are valid");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.database_max_connections, 16);
+    }
+}

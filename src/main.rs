@@ -1,0 +1,3 @@
+//! The `keyfold` binary.
+
+fn main() {}
