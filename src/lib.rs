@@ -6,3 +6,5 @@ pub mod config;
 pub mod error;
 pub mod telemetry;
 pub mod values;
+// The database.
+pub mod postgres;
