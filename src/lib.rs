@@ -8,3 +8,5 @@ pub mod telemetry;
 pub mod values;
 // The database.
 pub mod postgres;
+// Who may ask, and how much.
+pub mod edge;

@@ -1,0 +1,43 @@
+//! The bounds of a connection, in one place so that a test can shorten them.
+
+use std::time::Duration;
+
+/// How long, how much and how many the edge takes before it ends a connection.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at a time; more wait in the kernel's backlog until one ends.
+    pub max_connections: usize,
+    /// From the connect, or from the first byte of a later request, to the end of its headers.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub keep_alive_timeout: Duration,
+    /// The longest wait for the next bytes of a body while somebody asks for them.
+    pub body_idle_timeout: Duration,
+    /// The longest time for a body that is read into memory as a whole.
+    pub body_total_timeout: Duration,
+    /// How long a client may take nothing of what is sent to it.
+    pub write_stall_timeout: Duration,
+    /// How many bytes of a body that nobody read are thrown away before the answer is sent.
+    pub drain_bytes: u64,
+    /// How long that may take; also how long a closing connection waits for the client to stop
+    /// sending.
+    pub drain_timeout: Duration,
+    /// From the begin of the shutdown to the cut of what still runs.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
+            body_idle_timeout: Duration::from_secs(30),
+            body_total_timeout: Duration::from_secs(120),
+            write_stall_timeout: Duration::from_secs(60),
+            drain_bytes: 1024 * 1024,
+            drain_timeout: Duration::from_secs(5),
+            shutdown_grace: Duration::from_secs(25),
+        }
+    }
+}
