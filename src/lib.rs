@@ -8,5 +8,19 @@ pub mod telemetry;
 pub mod values;
 // The database.
 pub mod postgres;
+pub mod schema;
+pub mod state;
 // Who may ask, and how much.
+pub mod auth;
 pub mod edge;
+pub mod tenancy;
+// What every resource shares, and what belongs to people.
+pub mod engine;
+pub mod erasure;
+// The resources, a file each.
+pub mod resources;
+// The whole.
+pub mod app;
+pub mod cli;
+pub mod maintenance;
+pub mod openapi;

@@ -1,3 +1,7 @@
-//! The `keyfold` binary.
+//! The `keyfold` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyfold::cli::main()
+}

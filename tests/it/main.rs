@@ -1,1 +1,4 @@
-//! The tests of the whole.
+//! The tests of the whole: a file per promise.
+
+mod orders;
+mod support;

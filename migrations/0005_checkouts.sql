@@ -1,0 +1,27 @@
+create table checkouts (
+    store_id          bigint         not null,
+    id                uuid           not null,
+    external_id       text           collate "C" not null,
+    abandoned_at      timestamptz    not null,
+    total_price       numeric(19, 4) not null,
+    currency          text,
+    recovery_url      text,
+    status            text           not null,
+    -- no foreign key, as in orders
+    customer_id       uuid           not null,
+    customer_digest   bytea,
+    line_items        jsonb          not null,
+    tags              jsonb          not null,
+    metadata          jsonb          not null,
+    version           bigint         not null,
+    replaced_version  bigint         not null,
+    source_updated_at timestamptz,
+    created_at        timestamptz    not null,
+    updated_at        timestamptz    not null,
+    constraint checkouts_pkey primary key (store_id, id),
+    constraint checkouts_external_id_key unique (store_id, external_id),
+    constraint checkouts_status_check
+        check (status in ('active', 'abandoned', 'recovered', 'completed', 'expired'))
+) with (fillfactor = 85);
+
+create index checkouts_customer on checkouts (store_id, customer_id, id);

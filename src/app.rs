@@ -1,0 +1,194 @@
+//! The whole service: routes, the order of what stands around them, and its life from a bound
+//! listener to the last finished request.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use utoipa_swagger_ui::{Config as DocsConfig, SwaggerUi};
+
+use crate::edge::{self, Limits};
+use crate::engine::Resource;
+use crate::engine::http::{self as engine_http, Registered, Service};
+use crate::error::Error;
+use crate::resources::{self, Visitor, customers};
+use crate::state::State;
+use crate::{maintenance, openapi, schema};
+
+/// How long `/readyz` says 503 before connections are refused, so that load balancers notice.
+const NOTICE: Duration = Duration::from_millis(500);
+/// How long database work may go on after the last request.
+const LAST_WORK: Duration = Duration::from_secs(10);
+/// How often metrics are tidied; without it their samples would pile up.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// How long `/readyz` waits for the database.
+const READY_TIME: Duration = Duration::from_secs(2);
+
+/// What the operational routes share.
+#[derive(Clone)]
+struct Operation {
+    state: State,
+    metrics: PrometheusHandle,
+    is_ready: Arc<AtomicBool>,
+}
+
+/// Serves until `stop` comes true, then finishes what is under way.
+///
+/// # Errors
+/// When the metrics recorder can't be installed.
+pub async fn serve(
+    listener: TcpListener,
+    state: State,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let metrics = crate::telemetry::metrics().map_err(Error::internal)?;
+    let is_ready = Arc::new(AtomicBool::new(true));
+    let operation = Operation {
+        state: state.clone(),
+        metrics: metrics.clone(),
+        is_ready: is_ready.clone(),
+    };
+    let router = router(operation, &limits);
+    let cleaners = tokio::spawn(maintenance::run(state.clone()));
+    let upkeep = tokio::spawn(keep_up(metrics, state.shutdown.clone()));
+    let accepting = CancellationToken::new();
+    let server = tokio::spawn(edge::serve(listener, router, limits, accepting.clone()));
+    stop.await;
+    is_ready.store(false, Ordering::Relaxed);
+    tracing::info!("stopping: finishing what is under way");
+    tokio::time::sleep(NOTICE).await;
+    state.shutdown.cancel();
+    accepting.cancel();
+    for task in [server, cleaners, upkeep] {
+        task.await.map_err(Error::internal)?;
+    }
+    state.tasks.close();
+    if tokio::time::timeout(LAST_WORK, state.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some database work was still under way and is left to roll back");
+    }
+    state.pool.close().await;
+    Ok(())
+}
+
+async fn keep_up(metrics: PrometheusHandle, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(UPKEEP) => metrics.run_upkeep(),
+        }
+    }
+}
+
+/// All routes, inside what the edge puts around them.
+fn router(operation: Operation, limits: &Limits) -> Router {
+    let clock = operation.state.clock.clone();
+    let registered = Registered {
+        names: resources::names(),
+        paths: resources::paths(),
+        erasers: resources::erasers(),
+    };
+    let service = Service::new(operation.state.clone(), limits.clone(), registered);
+    let docs =
+        SwaggerUi::new("/docs").config(DocsConfig::from("/openapi.json").validator_url("none"));
+    let router = Router::new()
+        .merge(operational(operation))
+        .merge(docs)
+        .merge(store_routes(&service).with_state(service))
+        .fallback(async || Error::RouteNotFound)
+        .method_not_allowed_fallback(async || Error::MethodNotAllowed);
+    edge::wrap(router, clock)
+}
+
+/// The routes of all resources, and what belongs to single ones.
+fn store_routes(service: &Service) -> Router<Service> {
+    struct Routes<'a> {
+        service: &'a Service,
+        router: Router<Service>,
+    }
+    impl Visitor for Routes<'_> {
+        fn visit<R: Resource>(&mut self) {
+            let router = std::mem::take(&mut self.router);
+            self.router = router.merge(engine_http::routes::<R>(self.service));
+        }
+    }
+    let mut routes = Routes {
+        service,
+        router: Router::new(),
+    };
+    resources::for_each(&mut routes);
+    let delete = customers::erase::delete;
+    routes
+        .router
+        .merge(engine_http::event_routes(service))
+        .merge(engine_http::deletable(
+            service,
+            customers::Customer::PATH,
+            delete,
+        ))
+}
+
+fn operational(operation: Operation) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi_json))
+        .route("/openapi.yaml", get(openapi_yaml))
+        .with_state(operation)
+}
+
+/// The process answers.
+async fn healthz() -> Response {
+    status(StatusCode::OK, "ok")
+}
+
+/// The database can be reached and is migrated, and the process is not about to end.
+async fn readyz(Shared(operation): Shared<Operation>) -> Response {
+    if !operation.is_ready.load(Ordering::Relaxed) {
+        return status(StatusCode::SERVICE_UNAVAILABLE, "stopping");
+    }
+    let asked = tokio::time::timeout(READY_TIME, schema::is_current(&operation.state.pool));
+    match asked.await {
+        Ok(Ok(true)) => status(StatusCode::OK, "ready"),
+        Ok(Ok(false)) => status(StatusCode::SERVICE_UNAVAILABLE, "not_migrated"),
+        Ok(Err(_)) | Err(_) => status(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+    }
+}
+
+fn status(code: StatusCode, word: &'static str) -> Response {
+    (code, axum::Json(json!({ "status": word }))).into_response()
+}
+
+/// Prometheus's text format.
+async fn metrics(Shared(operation): Shared<Operation>) -> Response {
+    let pool = &operation.state.pool;
+    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    metrics::gauge!("keyfold_database_connections", "state" => "idle").set(idle);
+    let used = pool.size().saturating_sub(idle);
+    metrics::gauge!("keyfold_database_connections", "state" => "used").set(used);
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    ([(header::CONTENT_TYPE, kind)], operation.metrics.render()).into_response()
+}
+
+async fn openapi_json() -> Response {
+    axum::Json(openapi::document()).into_response()
+}
+
+async fn openapi_yaml() -> Response {
+    let kind = HeaderValue::from_static("application/yaml");
+    ([(header::CONTENT_TYPE, kind)], openapi::yaml()).into_response()
+}

@@ -1,0 +1,265 @@
+//! Who is calling: API keys, and what they open.
+//!
+//! A key is `kf_` + 43 base62 characters of randomness + 6 of checksum, so that a mistyped key is
+//! refused without asking the database. Keys and stores that were found are remembered for a few
+//! seconds; what was not found is asked for again each time, so a new key or store counts at once.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use http::{HeaderMap, header};
+use rand::RngExt as _;
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::tenancy::{self, KeyScope};
+use crate::values::Country;
+
+const PREFIX: &str = "kf_";
+/// 43 base62 characters hold 256 bits.
+const RANDOM_CHARACTERS: usize = 43;
+const CHECKSUM_CHARACTERS: usize = 6;
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Changes by the command line count within 5 s; half of it leaves room for a slow look-up.
+const REMEMBERED: Duration = Duration::from_millis(2_500);
+/// Entries remembered at once; more only means more look-ups.
+const MOST_REMEMBERED: usize = 10_000;
+
+/// A new key, in clear.
+#[must_use]
+pub fn new_key() -> String {
+    let mut random = rand::rng();
+    let body: String = (0..RANDOM_CHARACTERS)
+        .map(|_| char::from(BASE62[random.random_range(0..62)]))
+        .collect();
+    let checksum = checksum(&body);
+    format!("{PREFIX}{body}{checksum}")
+}
+
+/// What is stored of a key.
+#[must_use]
+pub fn digest(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+/// The first bits of the digest of the random part, in base62.
+fn checksum(body: &str) -> String {
+    let digest = digest(body);
+    let mut number = u64::from_be_bytes([
+        digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
+    ]);
+    let mut text = String::with_capacity(CHECKSUM_CHARACTERS);
+    for _ in 0..CHECKSUM_CHARACTERS {
+        text.push(char::from(
+            BASE62[usize::try_from(number % 62).unwrap_or(0)],
+        ));
+        number /= 62;
+    }
+    text
+}
+
+/// Whether a text could be a key of ours at all.
+fn is_well_formed(key: &str) -> bool {
+    let Some(rest) = key.strip_prefix(PREFIX) else {
+        return false;
+    };
+    if rest.len() != RANDOM_CHARACTERS + CHECKSUM_CHARACTERS || !rest.is_ascii() {
+        return false;
+    }
+    let (body, sum) = rest.split_at(RANDOM_CHARACTERS);
+    body.bytes().all(|byte| byte.is_ascii_alphanumeric()) && checksum(body) == sum
+}
+
+/// The store that a request is about, proven to be active and open to the caller.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreAccess {
+    /// What every statement names.
+    pub store_id: i64,
+    /// How national spellings of phone numbers are read.
+    pub default_country: Option<Country>,
+}
+
+/// What is remembered of a store.
+#[derive(Clone, Copy)]
+struct KnownStore {
+    team_id: i64,
+    default_country: Option<Country>,
+}
+
+/// Checks keys and stores.
+#[derive(Clone)]
+pub struct Gatekeeper {
+    pool: PgPool,
+    keys: Arc<Memory<[u8; 32], KeyScope>>,
+    stores: Arc<Memory<i64, KnownStore>>,
+    /// When each key's use was last written down.
+    noted: Arc<Mutex<HashMap<Uuid, DateTime<Utc>>>>,
+}
+
+impl Gatekeeper {
+    /// A gatekeeper that remembers nothing yet.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            keys: Arc::new(Memory::default()),
+            stores: Arc::new(Memory::default()),
+            noted: Arc::default(),
+        }
+    }
+
+    /// Who is calling: 401 for every key that is not valid, whatever is wrong with it.
+    ///
+    /// # Errors
+    /// `Unauthorized`, or that the database can't be asked.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<KeyScope, Error> {
+        let key = bearer(headers)
+            .filter(|key| is_well_formed(key))
+            .ok_or(Error::Unauthorized)?;
+        let digest = digest(key);
+        if let Some(scope) = self.keys.get(&digest) {
+            return Ok(scope);
+        }
+        let scope = tenancy::find_key(&self.pool, &digest)
+            .await
+            .map_err(unreachable)?;
+        let scope = scope.ok_or(Error::Unauthorized)?;
+        self.keys.put(digest, scope);
+        Ok(scope)
+    }
+
+    /// Opens a store to a caller: unknown and paused ones are 404 for everybody, then those of
+    /// others are 403.
+    ///
+    /// # Errors
+    /// `StoreNotFound`, `StoreForbidden`, or that the database can't be asked.
+    pub async fn store(&self, caller: KeyScope, store_id: i64) -> Result<StoreAccess, Error> {
+        let store = self
+            .known_store(store_id)
+            .await?
+            .ok_or(Error::StoreNotFound)?;
+        let restricted = caller.store_id.is_some_and(|only| only != store_id);
+        if restricted || store.team_id != caller.team_id {
+            return Err(Error::StoreForbidden);
+        }
+        Ok(StoreAccess {
+            store_id,
+            default_country: store.default_country,
+        })
+    }
+
+    async fn known_store(&self, store_id: i64) -> Result<Option<KnownStore>, Error> {
+        if let Some(store) = self.stores.get(&store_id) {
+            return Ok(Some(store));
+        }
+        let found = tenancy::find_store(&self.pool, store_id)
+            .await
+            .map_err(unreachable)?;
+        let known = found
+            .filter(|store| store.status == "active")
+            .map(|store| KnownStore {
+                team_id: store.team_id,
+                default_country: store.default_country.as_deref().and_then(Country::parse),
+            });
+        if let Some(known) = known {
+            self.stores.put(store_id, known);
+        }
+        Ok(known)
+    }
+
+    /// Whether the use of this key should be written down now: at most once a minute.
+    #[must_use]
+    pub fn is_use_due(&self, key_id: Uuid, now: DateTime<Utc>) -> bool {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted
+            .get(&key_id)
+            .is_some_and(|last| now - *last < TimeDelta::minutes(1))
+        {
+            return false;
+        }
+        if noted.len() >= MOST_REMEMBERED {
+            noted.clear();
+        }
+        noted.insert(key_id, now);
+        true
+    }
+}
+
+/// A look-up that failed did nothing yet.
+fn unreachable(error: sqlx::Error) -> Error {
+    Error::DatabaseUnavailable(error.into())
+}
+
+/// The token of exactly one `Authorization: Bearer …` (RFC 6750).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_matches(' '))
+}
+
+/// Values that are believed for a few seconds.
+struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+
+impl<K, V> Default for Memory<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Copy> Memory<K, V> {
+    fn get(&self, key: &K) -> Option<V> {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries
+            .get(key)
+            .filter(|(since, _)| since.elapsed() < REMEMBERED)
+            .map(|(_, value)| *value)
+    }
+
+    fn put(&self, key: K, value: V) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= MOST_REMEMBERED {
+            entries.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
+            if entries.len() >= MOST_REMEMBERED {
+                entries.clear();
+            }
+        }
+        entries.insert(key, (Instant::now(), value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_key_is_well_formed_and_a_mistyped_one_is_not() {
+        let key = new_key();
+        assert!(is_well_formed(&key), "{key}");
+        assert!(key.len() >= PREFIX.len() + 40);
+        assert!(!is_well_formed(&key[..key.len() - 1]));
+        let first = key.as_bytes()[3];
+        let other = if first == b'a' { "b" } else { "a" };
+        assert!(!is_well_formed(&format!("kf_{other}{}", &key[4..])));
+        assert!(!is_well_formed("kf_"));
+        assert!(!is_well_formed("é"));
+    }
+
+    #[test]
+    fn only_one_bearer_token_counts() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::AUTHORIZATION, "bearer abc".parse().expect("valid"));
+        assert_eq!(bearer(&headers), Some("abc"));
+        headers.append(header::AUTHORIZATION, "Bearer def".parse().expect("valid"));
+        assert_eq!(bearer(&headers), None);
+    }
+}

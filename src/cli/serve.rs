@@ -1,0 +1,48 @@
+//! `keyfold serve`: the service on the operator's database.
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::output::Output;
+use super::{Done, database_url, open};
+use crate::config::Config;
+use crate::edge::{self, Limits};
+use crate::{app, schema};
+
+pub async fn run(config: Config, output: &Output) -> Done {
+    let url = database_url(&config)?.to_owned();
+    let state = open(config, &url)?;
+    match schema::is_current(&state.pool).await {
+        Ok(true) => {}
+        Ok(false) => return Err("the database is not migrated: run `keyfold migrate` first".into()),
+        Err(error) => return Err(format!("the database can't be reached: {error}").into()),
+    }
+    let listener = listen(&state.config).await?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    output.message(&format!(
+        "keyfold serves on http://{}",
+        listener.local_addr()?
+    ));
+    edge::raise_file_limit()?;
+    Ok(app::serve(listener, state, Limits::default(), stop_signal()?).await?)
+}
+
+/// The bound listener.
+pub async fn listen(config: &Config) -> Result<TcpListener, String> {
+    let address = config.listen;
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("can't listen on {address}: {error}"))
+}
+
+/// Comes true at Ctrl-C or SIGTERM.
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,558 @@
+//! Many records in one request: a JSON document of at most 1,000, or a stream of lines of any
+//! length, each with an honest outcome of its own.
+//!
+//! ```text
+//!  request body ──▶ lines ──▶ slice ──▶ engine/write ──▶ result lines ──▶ response body
+//!                   ≤ 1 MiB   ≤ 256 records, ≤ 1 MiB      bounded channel
+//! ```
+//!
+//! A stream holds one slice in memory at a time. A slice is what has arrived: it never waits for
+//! more to come. While the client doesn't read, the channel is full and nothing more is taken from
+//! the socket, so a slow client slows itself down and nobody else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, post};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tokio::sync::mpsc;
+use tracing::Instrument as _;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Resource;
+use super::http::{Query, RECORD_BYTES, Service, count_outcome, dry_run_of, json, read_put};
+use super::lines::{Line, Lines};
+use super::request::Conditions;
+use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write};
+use crate::auth::StoreAccess;
+use crate::edge::{self, media_type};
+use crate::error::Error;
+use crate::state::State;
+use crate::values::{Faults, Part, outline, parse};
+
+/// Most bytes of a JSON document.
+const DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
+/// Most items of a JSON document.
+const MOST_ITEMS: usize = 1_000;
+/// Most records of a slice of a stream.
+const SLICE_RECORDS: usize = 256;
+/// Bytes after which a slice takes no more lines.
+const SLICE_BYTES: usize = 1024 * 1024;
+/// Result chunks that wait for a client to read.
+const MOST_UNREAD: usize = 2;
+/// How long a stream waits for a database that went away.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a document waits for it.
+const DOCUMENT_PATIENCE: Duration = Duration::from_secs(2);
+
+const TYPES: &[&str] = &["application/json", "application/x-ndjson"];
+
+/// What one item came to.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BulkResult)]
+pub struct ItemResult {
+    /// Its place in the request, from 0; blank lines don't count.
+    index: u64,
+    /// As it was sent; null if it could not be read.
+    #[schema(required)]
+    external_id: Option<String>,
+    /// The status that a single write would have had.
+    status: u16,
+    /// `created`, `updated`, `unchanged`, `stale` or `failed`.
+    #[schema(value_type = BulkOutcome)]
+    outcome: &'static str,
+    /// The record's id; null if there is none.
+    #[schema(required)]
+    id: Option<Uuid>,
+    /// Of a failed item: the stable code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+    /// Of a failed item: its faulty fields.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// What an item can come to.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum BulkOutcome {
+    /// The key was new.
+    Created,
+    /// The content differed.
+    Updated,
+    /// The content is what was there already.
+    Unchanged,
+    /// The record has been changed later in the caller's own system.
+    Stale,
+    /// Nothing was stored; `code` says why.
+    Failed,
+}
+
+/// How many items came to what.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+#[schema(as = BulkSummary)]
+pub struct Summary {
+    created: u64,
+    updated: u64,
+    unchanged: u64,
+    stale: u64,
+    failed: u64,
+}
+
+/// The answer to a JSON document.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BulkAnswer {
+    summary: Summary,
+    /// In the order of the request.
+    results: Vec<ItemResult>,
+}
+
+/// The last line of a stream's answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BulkEnd)]
+pub struct End {
+    summary: Summary,
+    /// Whether every line of the request was answered.
+    complete: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
+}
+
+/// An item of a request.
+struct Item<R: Resource> {
+    external_id: Option<String>,
+    write: Result<Write<R>, Error>,
+}
+
+/// The route of a resource.
+pub fn route<R: Resource>() -> MethodRouter<Service> {
+    post(bulk::<R>)
+}
+
+async fn bulk<R: Resource>(
+    Shared(service): Shared<Service>,
+    Extension(store): Extension<StoreAccess>,
+    request: Request,
+) -> Result<Response, Error> {
+    let supported = "application/json or application/x-ndjson";
+    let kind = media_type(request.headers(), TYPES, supported)?;
+    if kind == "application/json" {
+        document::<R>(&service, store, request).await
+    } else {
+        stream::<R>(service, store, request)
+    }
+}
+
+fn refuse_conditions(headers: &http::HeaderMap) -> Result<(), Error> {
+    if Conditions::of(headers).is_empty() {
+        Ok(())
+    } else {
+        Err(Error::PreconditionOnBulk)
+    }
+}
+
+async fn document<R: Resource>(
+    service: &Service,
+    store: StoreAccess,
+    request: Request,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let body = service
+        .read_whole(&parts.headers, body, DOCUMENT_BYTES)
+        .await?;
+    let query = Query::read(parts.uri.query(), &["atomic", "dry_run"])?;
+    let (atomic, dry_run) = (query.flag("atomic")?, query.flag("dry_run")?);
+    refuse_conditions(&parts.headers)?;
+    let place = service.bulk_gate.enter().await?;
+    let state = service.state.clone();
+    // Reading 16 MiB takes long enough to hold up other requests of this thread.
+    let reading = tokio::task::spawn_blocking(move || read_document::<R>(&body, &store, &state));
+    let items = reading.await.map_err(Error::internal)??;
+    let mut kept = Vec::with_capacity(items.len());
+    let mut writes = Vec::with_capacity(items.len());
+    for item in items {
+        kept.push((
+            item.external_id,
+            item.write.map(|write| writes.push(write)).err(),
+        ));
+    }
+    if atomic {
+        all_valid(&kept)?;
+    }
+    let answers = if dry_run {
+        dry_run_of(service, writes, Detail::Brief).await?
+    } else {
+        let ending = if atomic { Ending::Whole } else { Ending::Each };
+        let options = Options {
+            detail: Detail::Brief,
+            ending,
+            patience: DOCUMENT_PATIENCE,
+        };
+        let work = |state: State| async move { write::write::<R>(&state, &writes, options).await };
+        service.run(work).await?
+    };
+    drop(place);
+    let mut response = json(StatusCode::OK, &report(kept, answers, dry_run)?)?;
+    if dry_run {
+        response
+            .headers_mut()
+            .insert("keyfold-dry-run", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+fn read_document<R: Resource>(
+    body: &[u8],
+    store: &StoreAccess,
+    state: &State,
+) -> Result<Vec<Item<R>>, Error> {
+    let invalid = |path: &str, message: &str| Error::Invalid(Faults::at(path, message));
+    let members = outline(body)?.ok_or_else(|| invalid("", "must be an object"))?;
+    let mut faults = Faults::default();
+    let mut texts = None;
+    for (name, part) in members {
+        match part {
+            Part::Items(items) if name == "items" => texts = Some(items),
+            Part::Other if name == "items" => faults.add("items", "must be an array"),
+            _ => faults.add(
+                name.chars().take(100).collect::<String>(),
+                "is not a known field",
+            ),
+        }
+    }
+    if texts.is_none() && !faults.as_map().contains_key("items") {
+        faults.add("items", "is required");
+    }
+    if texts.as_ref().is_some_and(|items| items.len() > MOST_ITEMS) {
+        faults.add("items", format!("must have at most {MOST_ITEMS} items"));
+    }
+    faults.into_result().map_err(Error::Invalid)?;
+    let texts = texts.unwrap_or_default();
+    Ok(texts
+        .into_iter()
+        .map(|text| read_item(text.as_bytes(), store, state))
+        .collect())
+}
+
+/// Reads one item exactly as a single write would be read.
+fn read_item<R: Resource>(text: &[u8], store: &StoreAccess, state: &State) -> Item<R> {
+    if text.len() > RECORD_BYTES {
+        return Item {
+            external_id: None,
+            write: Err(Error::BodyTooLarge {
+                limit_bytes: RECORD_BYTES,
+            }),
+        };
+    }
+    match parse(text) {
+        Ok(node) => {
+            let external_id = node
+                .member("external_id")
+                .and_then(|id| id.short_text(255))
+                .map(str::to_owned);
+            Item {
+                external_id,
+                write: read_put::<R>(&node, store, state),
+            }
+        }
+        Err(error) => Item {
+            external_id: None,
+            write: Err(error.into()),
+        },
+    }
+}
+
+/// For all or nothing: every fault of every item at once.
+fn all_valid(items: &[(Option<String>, Option<Error>)]) -> Result<(), Error> {
+    let mut faults = Faults::default();
+    for (at, (_, error)) in items.iter().enumerate() {
+        let Some(error) = error else { continue };
+        let path = format!("items.{at}");
+        match error.faults() {
+            Some(inner) => faults.nest(&path, inner.clone()),
+            None => faults.add(path, error.detail()),
+        }
+    }
+    faults.into_result().map_err(Error::Invalid)
+}
+
+/// The answer to a document: items that could not be read among those that were written.
+fn report<R: Resource>(
+    items: Vec<(Option<String>, Option<Error>)>,
+    answers: Answers<R>,
+    dry_run: bool,
+) -> Result<BulkAnswer, Error> {
+    let mut answers = answers.into_iter();
+    let mut summary = Summary::default();
+    let mut results = Vec::with_capacity(items.len());
+    for (index, (external_id, fault)) in (0..).zip(items) {
+        let answer = match fault {
+            Some(error) => Err(error),
+            None => answers
+                .next()
+                .ok_or_else(|| Error::internal("an item got no answer"))?,
+        };
+        if let (false, Ok(written)) = (dry_run, &answer) {
+            count_outcome::<R>(written.outcome);
+        }
+        let mut result = ItemResult::of::<R>(index, external_id, answer);
+        if dry_run && result.outcome == Outcome::Created.as_str() {
+            result.id = None;
+        }
+        summary.count(result.outcome);
+        results.push(result);
+    }
+    Ok(BulkAnswer { summary, results })
+}
+
+impl ItemResult {
+    fn of<R: Resource>(
+        index: u64,
+        external_id: Option<String>,
+        answer: Result<write::Written<R>, Error>,
+    ) -> Self {
+        match answer {
+            Ok(written) => {
+                let is_new = written.outcome == Outcome::Created;
+                Self {
+                    index,
+                    external_id,
+                    status: if is_new { 201 } else { 200 },
+                    outcome: written.outcome.as_str(),
+                    id: Some(written.record.id),
+                    code: None,
+                    errors: None,
+                }
+            }
+            Err(error) => Self {
+                index,
+                external_id,
+                status: error.status().as_u16(),
+                outcome: "failed",
+                id: None,
+                code: Some(error.code()),
+                errors: error.faults().map(|faults| faults.as_map().clone()),
+            },
+        }
+    }
+}
+
+impl Summary {
+    fn count(&mut self, outcome: &str) {
+        let counter = match outcome {
+            "created" => &mut self.created,
+            "updated" => &mut self.updated,
+            "unchanged" => &mut self.unchanged,
+            "stale" => &mut self.stale,
+            _ => &mut self.failed,
+        };
+        *counter += 1;
+    }
+}
+
+/// Which results a client wants to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Results {
+    All,
+    Failed,
+}
+
+fn stream<R: Resource>(
+    service: Service,
+    store: StoreAccess,
+    request: Request,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let chunks = edge::stream(body, &parts.headers)?;
+    let query = Query::read(parts.uri.query(), &["results"])?;
+    let wanted = query.parsed("results", "must be all or failed", |text| match text {
+        "all" => Some(Results::All),
+        "failed" => Some(Results::Failed),
+        _ => None,
+    })?;
+    refuse_conditions(&parts.headers)?;
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(MOST_UNREAD);
+    let tasks = service.state.tasks.clone();
+    let run = Stream::<R, _> {
+        lines: Lines::new(chunks, RECORD_BYTES, service.budget.clone()),
+        service,
+        store,
+        wanted: wanted.unwrap_or(Results::All),
+        results: sender,
+        summary: Summary::default(),
+        next_index: 0,
+        resource: std::marker::PhantomData,
+    };
+    tasks.spawn(run.to_its_end().instrument(tracing::Span::current()));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    let body = Body::from_stream(Unread(receiver));
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// The receiving end as a stream.
+struct Unread(mpsc::Receiver<Result<Bytes, std::io::Error>>);
+
+impl futures_util::Stream for Unread {
+    type Item = Result<Bytes, std::io::Error>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// A stream on its way.
+struct Stream<R: Resource, S> {
+    lines: Lines<S>,
+    service: Service,
+    store: StoreAccess,
+    wanted: Results,
+    results: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    summary: Summary,
+    next_index: u64,
+    resource: std::marker::PhantomData<fn() -> R>,
+}
+
+/// Why a stream ended early.
+enum Stop {
+    /// Nobody reads the answer any more.
+    Deaf,
+    /// The rest of the request can't be answered.
+    Because(Error),
+}
+
+impl<R, S> Stream<R, S>
+where
+    R: Resource,
+    S: futures_util::Stream<Item = Result<Bytes, Error>> + Unpin + Send + 'static,
+{
+    async fn to_its_end(mut self) {
+        let code = match self.all().await {
+            Ok(()) => None,
+            Err(Stop::Deaf) => return,
+            Err(Stop::Because(error)) => Some(error.code()),
+        };
+        let end = End {
+            summary: self.summary,
+            complete: code.is_none(),
+            code,
+        };
+        let mut line = serde_json::to_vec(&end).unwrap_or_default();
+        line.push(b'\n');
+        let _ = self.results.send(Ok(line.into())).await;
+    }
+
+    async fn all(&mut self) -> Result<(), Stop> {
+        loop {
+            if self.service.state.shutdown.is_cancelled() {
+                return Err(Stop::Because(Error::Overloaded));
+            }
+            let slice = self.lines.take(SLICE_RECORDS, SLICE_BYTES).await;
+            let lines = slice.map_err(Stop::Because)?;
+            if lines.is_empty() {
+                return Ok(());
+            }
+            self.slice(lines).await?;
+        }
+    }
+
+    /// Writes what has arrived and answers it.
+    async fn slice(&mut self, lines: Vec<Line>) -> Result<(), Stop> {
+        let mut kept = Vec::with_capacity(lines.len());
+        let mut writes = Vec::with_capacity(lines.len());
+        for line in lines {
+            let item: Item<R> = match line {
+                Line::Text(text) => read_item(&text, &self.store, &self.service.state),
+                Line::TooLong => Item {
+                    external_id: None,
+                    write: Err(Error::BodyTooLarge {
+                        limit_bytes: RECORD_BYTES,
+                    }),
+                },
+            };
+            kept.push((
+                item.external_id,
+                item.write.map(|write| writes.push(write)).err(),
+            ));
+        }
+        let count = writes.len();
+        let (answers, stop) = match write_patiently(&self.service, writes).await {
+            Ok(answers) => (answers, None),
+            Err(error) => {
+                let shared = Arc::new(error);
+                let failed = (0..count).map(|_| Err(Error::Shared(Arc::clone(&shared))));
+                (failed.collect(), Some(Error::Shared(shared)))
+            }
+        };
+        self.answer(kept, answers).await?;
+        stop.map_or(Ok(()), |error| Err(Stop::Because(error)))
+    }
+
+    /// Sends the results of a slice.
+    async fn answer(
+        &mut self,
+        items: Vec<(Option<String>, Option<Error>)>,
+        answers: Answers<R>,
+    ) -> Result<(), Stop> {
+        let mut answers = answers.into_iter();
+        let mut text = Vec::new();
+        for (external_id, fault) in items {
+            let answer = match fault {
+                Some(error) => Err(error),
+                None => answers
+                    .next()
+                    .unwrap_or_else(|| Err(Error::internal("no answer"))),
+            };
+            if let Ok(written) = &answer {
+                count_outcome::<R>(written.outcome);
+            }
+            let result = ItemResult::of::<R>(self.next_index, external_id, answer);
+            self.next_index += 1;
+            self.summary.count(result.outcome);
+            if self.wanted == Results::All || result.outcome == "failed" {
+                serde_json::to_writer(&mut text, &result).unwrap_or_default();
+                text.push(b'\n');
+            }
+        }
+        if text.is_empty() {
+            return if self.results.is_closed() {
+                Err(Stop::Deaf)
+            } else {
+                Ok(())
+            };
+        }
+        self.results
+            .send(Ok(text.into()))
+            .await
+            .map_err(|_| Stop::Deaf)
+    }
+}
+
+/// Writes a slice of a stream; a busy server is waited for, since the client can wait too.
+async fn write_patiently<R: Resource>(
+    service: &Service,
+    writes: Vec<Write<R>>,
+) -> Result<Answers<R>, Error> {
+    if writes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let _place = service.bulk_gate.enter_patiently(PATIENCE).await?;
+    let _slot = service.gate.enter_patiently(PATIENCE).await?;
+    let options = Options {
+        detail: Detail::Brief,
+        ending: Ending::Each,
+        patience: PATIENCE,
+    };
+    write::write(&service.state, &writes, options).await
+}

@@ -1,0 +1,95 @@
+//! What a failed statement means for the write that it belonged to, judged by SQLSTATE.
+
+use std::borrow::Cow;
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::error::Error;
+
+/// Why a transaction did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// Somebody else was faster; nothing was done and trying again is right.
+    Conflict,
+    /// The connection was lost before the commit was asked for: nothing was done.
+    Disconnected(sqlx::Error),
+    /// The connection was lost while committing: it may have been done.
+    CommitLost(sqlx::Error),
+    /// Postgres can't hold a value of one of the rows; nothing was done.
+    Value(sqlx::Error),
+    /// Not now: locks or time ran out; nothing was done.
+    Busy(sqlx::Error),
+    /// A fault of ours; nothing was done.
+    Fault(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        let code = match &error {
+            sqlx::Error::Database(inner) => inner.code().map(Cow::into_owned),
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => return Self::Disconnected(error),
+            _ => return Self::Fault(error),
+        };
+        match code.as_deref().unwrap_or_default() {
+            "23505" | "40001" | "40P01" => Self::Conflict,
+            "55P03" | "57014" => Self::Busy(error),
+            // no disk, no memory, no connection left; read-only after a failover; shutting down
+            code if ["08", "53", "28", "3D"].contains(&class(code))
+                || [
+                    "25006", "57P01", "57P02", "57P03", "57P04", "57P05", "25P03",
+                ]
+                .contains(&code) =>
+            {
+                Self::Disconnected(error)
+            }
+            code if class(code) == "22" || code == "54000" => Self::Value(error),
+            _ => Self::Fault(error),
+        }
+    }
+}
+
+/// The first two characters of an SQLSTATE.
+fn class(code: &str) -> &str {
+    code.get(..2).unwrap_or_default()
+}
+
+impl Failure {
+    /// What a failed `commit` means: only Postgres's own ERROR proves that it was not done.
+    #[must_use]
+    pub fn of_commit(error: sqlx::Error) -> Self {
+        let refused = match &error {
+            sqlx::Error::Database(inner) => inner
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|error| matches!(error.severity(), PgSeverity::Error)),
+            _ => false,
+        };
+        if refused {
+            Self::from(error)
+        } else {
+            Self::CommitLost(error)
+        }
+    }
+
+    /// What the caller of a read, or of a write that is not tried again, is told.
+    #[must_use]
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Conflict | Self::Busy(_) => Error::Overloaded,
+            Self::Disconnected(error) => Error::DatabaseUnavailable(error.into()),
+            Self::CommitLost(error) => Error::OutcomeUnknown(error.into()),
+            Self::Value(error) => Error::ValueRefused(error.into()),
+            Self::Fault(error) => Error::internal(error),
+        }
+    }
+}
+
+/// What the caller of a failed read is told.
+#[must_use]
+pub fn of_read(error: sqlx::Error) -> Error {
+    Failure::from(error).into_error()
+}

@@ -1,0 +1,701 @@
+//! The routes that every resource has, written once.
+//!
+//! A request passes, in this order: the key (401), the store (404, 403), the store's rate (429), the
+//! queue (503); then its handler: media type and encoding (415), size (413), syntax (400), fields
+//! (422), and what the record says (404, 412). Database work runs in a task of its own, so that a
+//! caller who hangs up cuts nothing in half.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State as Shared};
+use axum::handler::Handler;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use axum::{Extension, Router};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::events::{self, Feed, NameLookup};
+use super::read::{self, Filter, List};
+use super::request::Conditions;
+use super::write::{self, Change, Detail, Ending, Options, Outcome, Write, Written};
+use super::{Resource, bulk};
+use crate::auth::{Gatekeeper, StoreAccess};
+use crate::edge::{self, BodyBudget, Gate, Limits, RateLimiter, WholeBody, media_type};
+use crate::erasure::Eraser;
+use crate::error::Error;
+use crate::state::State;
+use crate::values::{Faults, Fields, Node, parse};
+
+/// Most bytes of a body that holds one record, and of one line of a bulk stream.
+pub const RECORD_BYTES: usize = 1024 * 1024;
+/// What every store-scoped route begins with.
+const STORE: &str = "/api/v1/stores/{store_id}";
+/// Requests that may wait for the database behind those that use it.
+const MOST_WAITING: usize = 512;
+/// Dry runs at a time.
+const DRY_RUNS: usize = 2;
+/// How long a dry run may take.
+const DRY_RUN_TIME: Duration = Duration::from_secs(5);
+/// How long a single write waits for a database that went away.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+const JSON: &[&str] = &["application/json"];
+const PATCH_JSON: &[&str] = &["application/json", "application/merge-patch+json"];
+
+const OUTCOME: HeaderName = HeaderName::from_static("keyfold-outcome");
+const DRY_RUN: HeaderName = HeaderName::from_static("keyfold-dry-run");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct Service {
+    /// Pool, settings, clock.
+    pub state: State,
+    /// Keys and stores.
+    pub gatekeeper: Gatekeeper,
+    /// How often each store may ask.
+    pub limiter: Arc<RateLimiter>,
+    /// How many requests use the database.
+    pub gate: Gate,
+    /// How many bulk requests use it: never so many that single ones starve.
+    pub bulk_gate: Gate,
+    /// All bodies in memory.
+    pub budget: BodyBudget,
+    /// Deadlines of bodies.
+    pub limits: Limits,
+    /// Places for dry runs.
+    pub dry_runs: Arc<Semaphore>,
+    /// Who knows the external ids that events don't keep.
+    pub names: Arc<[(&'static str, NameLookup)]>,
+    /// Resources that have events.
+    pub paths: Arc<[&'static str]>,
+    /// Who keeps something about people.
+    pub erasers: Arc<[Eraser]>,
+}
+
+/// What the modules above the engine register with it.
+pub struct Registered {
+    /// Who knows the external ids that events don't keep.
+    pub names: Vec<(&'static str, NameLookup)>,
+    /// The paths of all resources.
+    pub paths: Vec<&'static str>,
+    /// Who keeps something about people.
+    pub erasers: Vec<Eraser>,
+}
+
+impl Service {
+    /// A service over a state, for these resources.
+    #[must_use]
+    pub fn new(state: State, limits: Limits, registered: Registered) -> Self {
+        let slots = state.request_slots();
+        Self {
+            gatekeeper: Gatekeeper::new(state.pool.clone()),
+            limiter: Arc::new(RateLimiter::new(state.config.rate_limit_per_minute)),
+            gate: Gate::new(slots, MOST_WAITING),
+            bulk_gate: Gate::new(slots.div_ceil(2), MOST_WAITING),
+            budget: BodyBudget::default(),
+            limits,
+            dry_runs: Arc::new(Semaphore::new(DRY_RUNS)),
+            names: registered.names.into(),
+            paths: registered.paths.into(),
+            erasers: registered.erasers.into(),
+            state,
+        }
+    }
+
+    /// Runs database work that no hang-up may cut.
+    ///
+    /// # Errors
+    /// What the work answers, or that the server is too busy to begin it.
+    pub async fn run<T, F>(&self, work: impl FnOnce(State) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let permit = self.gate.enter().await?;
+        let work = work(self.state.clone());
+        let uncut = async move {
+            let result = work.await;
+            drop(permit);
+            result
+        };
+        let task = self
+            .state
+            .tasks
+            .spawn(uncut.instrument(tracing::Span::current()));
+        match task.await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(Error::internal(error)),
+            },
+        }
+    }
+
+    /// Reads a body whole.
+    ///
+    /// # Errors
+    /// 415, 413, 503, 408 or 400.
+    pub async fn read_whole(
+        &self,
+        headers: &HeaderMap,
+        body: axum::body::Body,
+        limit_bytes: usize,
+    ) -> Result<WholeBody, Error> {
+        edge::read_whole(body, headers, limit_bytes, &self.budget, &self.limits).await
+    }
+}
+
+/// The routes of one resource.
+pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
+    let one = get(get_one::<R>);
+    let one = if R::MUTABLE.is_empty() {
+        one
+    } else {
+        one.patch(patch_one::<R>)
+    };
+    Router::new()
+        .route(
+            &format!("{STORE}/{}", R::PATH),
+            guarded(service, get(list::<R>).post(post_one::<R>)),
+        )
+        .route(
+            &format!("{STORE}/{}/bulk", R::PATH),
+            guarded(service, bulk::route::<R>()),
+        )
+        .route(
+            &format!("{STORE}/{}/{{external_id}}", R::PATH),
+            guarded(service, one),
+        )
+}
+
+/// The events of a store.
+pub fn event_routes(service: &Service) -> Router<Service> {
+    Router::new().route(
+        &format!("{STORE}/events"),
+        guarded(service, get(list_events)),
+    )
+}
+
+/// Puts the checks before handlers of store-scoped routes. A wrong method is answered before them.
+pub fn guarded(service: &Service, methods: MethodRouter<Service>) -> MethodRouter<Service> {
+    methods.route_layer(from_fn_with_state(service.clone(), admit))
+}
+
+/// Adds a DELETE to a route of a resource, behind the same checks.
+pub fn deletable<H, T>(service: &Service, path: &str, handler: H) -> Router<Service>
+where
+    H: Handler<T, Service>,
+    T: 'static,
+{
+    let methods = guarded(service, axum::routing::delete(handler));
+    Router::new().route(&format!("{STORE}/{path}/{{external_id}}"), methods)
+}
+
+/// The checks that come before a body is read.
+async fn admit(Shared(service): Shared<Service>, mut request: Request, next: Next) -> Response {
+    let sends_key = request.headers().contains_key(IDEMPOTENCY_KEY);
+    let mut response = match open(&service, &mut request).await {
+        Ok(limit) => {
+            let mut response = match limit.admit().and_then(|()| service.gate.check()) {
+                Ok(()) => next.run(request).await,
+                Err(error) => error.into_response(),
+            };
+            limit.describe(response.headers_mut());
+            response
+        }
+        Err(error) => error.into_response(),
+    };
+    if sends_key {
+        let ignored = HeaderValue::from_static("ignored");
+        response.headers_mut().insert(IDEMPOTENCY_STATUS, ignored);
+    }
+    response
+}
+
+/// Who is calling, and may they use this store?
+async fn open(service: &Service, request: &mut Request) -> Result<edge::Decision, Error> {
+    let caller = service.gatekeeper.caller(request.headers()).await?;
+    let now = service.state.clock.now();
+    if service.gatekeeper.is_use_due(caller.key_id, now) {
+        note_use(&service.state, caller.key_id);
+    }
+    let store_id = store_id(request.uri().path()).ok_or(Error::StoreNotFound)?;
+    let store = service.gatekeeper.store(caller, store_id).await?;
+    request.extensions_mut().insert(store);
+    Ok(service.limiter.check(store_id))
+}
+
+/// Writes down that a key was used, without letting the caller wait for it.
+fn note_use(state: &State, key_id: Uuid) {
+    let task = state.clone();
+    state.tasks.spawn(async move {
+        let now = task.clock.now();
+        if let Err(error) = crate::tenancy::touch_keys(&task.pool, &[key_id], now).await {
+            tracing::debug!(%error, "the use of a key could not be noted");
+        }
+    });
+}
+
+/// `/api/v1/stores/{store_id}/…`: a positive number as we print it.
+fn store_id(path: &str) -> Option<i64> {
+    let segment = path.split('/').nth(4)?;
+    let id: i64 = segment.parse().ok()?;
+    (id > 0 && id.to_string() == segment).then_some(id)
+}
+
+/// The last segment of a path, decoded once.
+///
+/// # Errors
+/// `PathInvalid` for a broken escape and for one that is not UTF-8.
+pub fn last_segment(path: &str) -> Result<String, Error> {
+    let segment = path.rsplit('/').next().unwrap_or_default();
+    let mut escapes = segment.split('%');
+    let _before_the_first = escapes.next();
+    let is_hex = |escape: &str| {
+        escape.len() >= 2 && escape.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
+    };
+    if !escapes.all(is_hex) {
+        return Err(Error::PathInvalid);
+    }
+    let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| Error::PathInvalid)
+}
+
+/// What must be escaped in a path segment (RFC 3986, section 3.3), and a little more.
+const SEGMENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'+')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// The parameters of a query, each known and at most once.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a query that may have these parameters.
+    ///
+    /// # Errors
+    /// `QueryInvalid` naming those that are unknown or come twice: a mistyped `dry_run` must not
+    /// write.
+    pub fn read(query: Option<&str>, known: &[&str]) -> Result<Self, Error> {
+        let pairs: Vec<(String, String)> =
+            url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+                .into_owned()
+                .collect();
+        let mut faults = Faults::default();
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                faults.add(
+                    name.chars().take(100).collect::<String>(),
+                    "is not a known parameter",
+                );
+            } else if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                faults.add(name.as_str(), "is given twice");
+            }
+        }
+        faults.into_result().map_err(Error::QueryInvalid)?;
+        Ok(Self(pairs))
+    }
+
+    /// A parameter as it was sent.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter that `parse` understands.
+    ///
+    /// # Errors
+    /// `QueryInvalid` when it doesn't, with the sentence.
+    pub fn parsed<T>(
+        &self,
+        name: &str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        self.text(name)
+            .map(|text| parse(text).ok_or_else(|| Error::QueryInvalid(Faults::at(name, wanted))))
+            .transpose()
+    }
+
+    /// A parameter that is `true` or `false`; left out it is false.
+    ///
+    /// # Errors
+    /// `QueryInvalid` for anything else.
+    pub fn flag(&self, name: &str) -> Result<bool, Error> {
+        let flag = self.parsed(name, "must be true or false", |text| text.parse().ok())?;
+        Ok(flag.unwrap_or(false))
+    }
+
+    /// `limit`: 1 to 200, 50 if left out.
+    ///
+    /// # Errors
+    /// `QueryInvalid` for anything else.
+    pub fn limit(&self) -> Result<u32, Error> {
+        let limit = self.parsed("limit", "must be a number from 1 to 200", |text| {
+            text.parse().ok().filter(|limit| (1..=200).contains(limit))
+        })?;
+        Ok(limit.unwrap_or(50))
+    }
+}
+
+/// Reads the body of a POST, or an item of a bulk request.
+///
+/// # Errors
+/// `Invalid` with every faulty field.
+pub fn read_put<R: Resource>(
+    node: &Node<'_>,
+    store: &StoreAccess,
+    state: &State,
+) -> Result<Write<R>, Error> {
+    let mut fields = Fields::of(node).map_err(Error::Invalid)?;
+    let input = R::read_input(&mut fields, store);
+    fields.finish().map_err(Error::Invalid)?;
+    let input = input.ok_or_else(|| Error::internal("an input without faults was not read"))?;
+    let source = R::source_updated_at(&input);
+    Ok(Write::new(
+        store.store_id,
+        Change::Put(input),
+        source,
+        &state.clock,
+    ))
+}
+
+/// Reads the body of a PATCH.
+fn read_patch<R: Resource>(
+    node: &Node<'_>,
+    key: R::Key,
+    store: &StoreAccess,
+    state: &State,
+) -> Result<Write<R>, Error> {
+    let mut fields = Fields::of(node).map_err(Error::Invalid)?;
+    let patch = R::read_patch(&mut fields);
+    let source = fields.optional("source_updated_at", crate::values::Timestamp::read);
+    let mut refused = false;
+    for name in R::IMMUTABLE {
+        refused |= fields.refuse(name, "can't be changed by PATCH");
+    }
+    let refusal = if refused {
+        Error::NotMutable
+    } else {
+        Error::Invalid
+    };
+    fields.finish().map_err(refusal)?;
+    let patch = patch.ok_or_else(|| Error::internal("a patch without faults was not read"))?;
+    let change = Change::Patch(key, patch);
+    Ok(Write::new(
+        store.store_id,
+        change,
+        source.map(crate::values::Timestamp::utc),
+        &state.clock,
+    ))
+}
+
+async fn post_one<R: Resource>(
+    Shared(service): Shared<Service>,
+    Extension(store): Extension<StoreAccess>,
+    request: Request,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    media_type(&parts.headers, JSON, "application/json")?;
+    let body = service
+        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .await?;
+    let dry_run = Query::read(parts.uri.query(), &["dry_run"])?.flag("dry_run")?;
+    let mut write = read_put::<R>(&parse(&body)?, &store, &service.state)?;
+    drop(body);
+    write.conditions = Conditions::of(&parts.headers);
+    write_one(&service, write, dry_run).await
+}
+
+async fn patch_one<R: Resource>(
+    Shared(service): Shared<Service>,
+    Extension(store): Extension<StoreAccess>,
+    request: Request,
+) -> Result<Response, Error> {
+    let (parts, body) = request.into_parts();
+    let supported = "application/merge-patch+json or application/json";
+    media_type(&parts.headers, PATCH_JSON, supported)?;
+    let body = service
+        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .await?;
+    let segment = last_segment(parts.uri.path())?;
+    let dry_run = Query::read(parts.uri.query(), &["dry_run"])?.flag("dry_run")?;
+    let node = parse(&body)?;
+    // A segment that can't be a key names no record; what is wrong with the body comes first.
+    let key = R::path_keys(&segment).into_iter().next();
+    let Some(key) = key else {
+        let any = R::path_keys("-")
+            .into_iter()
+            .next()
+            .ok_or(Error::NotFound)?;
+        read_patch::<R>(&node, any, &store, &service.state)?;
+        return Err(Error::NotFound);
+    };
+    let mut write = read_patch::<R>(&node, key, &store, &service.state)?;
+    drop(node);
+    drop(body);
+    write.conditions = Conditions::of(&parts.headers);
+    write_one(&service, write, dry_run).await
+}
+
+/// Writes one record and answers it.
+async fn write_one<R: Resource>(
+    service: &Service,
+    write: Write<R>,
+    dry_run: bool,
+) -> Result<Response, Error> {
+    let store_id = write.store_id;
+    let written = if dry_run {
+        dry_run_of(service, vec![write], Detail::Full).await?.pop()
+    } else {
+        let options = Options {
+            detail: Detail::Full,
+            ending: Ending::Each,
+            patience: PATIENCE,
+        };
+        let work = |state: State| async move { write::write(&state, &[write], options).await };
+        service.run(work).await?.pop()
+    };
+    let written = written.ok_or_else(|| Error::internal("a write got no answer"))??;
+    if !dry_run {
+        count_outcome::<R>(written.outcome);
+    }
+    answer::<R>(&written, store_id, dry_run)
+}
+
+/// Everything but the commit, in a transaction of its own, few at a time and not for long.
+///
+/// # Errors
+/// `Overloaded` when there are too many or it takes too long; what a real write would answer.
+pub async fn dry_run_of<R: Resource>(
+    service: &Service,
+    writes: Vec<Write<R>>,
+    detail: Detail,
+) -> Result<write::Answers<R>, Error> {
+    let permit = Arc::clone(&service.dry_runs)
+        .try_acquire_owned()
+        .map_err(|_| Error::Overloaded)?;
+    let options = Options {
+        detail,
+        ending: Ending::DryRun,
+        patience: Duration::ZERO,
+    };
+    let work = |state: State| async move {
+        let _place = permit;
+        // Cutting this off is sound: the transaction closes its connection.
+        let rehearsal = write::write(&state, &writes, options);
+        tokio::time::timeout(DRY_RUN_TIME, rehearsal)
+            .await
+            .unwrap_or(Err(Error::Overloaded))
+    };
+    service.run(work).await
+}
+
+/// Counts what a write came to, by resource.
+pub fn count_outcome<R: Resource>(outcome: Outcome) {
+    metrics::counter!(
+        "keyfold_write_outcomes_total",
+        "resource" => R::PATH,
+        "outcome" => outcome.as_str(),
+    )
+    .increment(1);
+}
+
+/// The answer to a write.
+fn answer<R: Resource>(
+    written: &Written<R>,
+    store_id: i64,
+    dry_run: bool,
+) -> Result<Response, Error> {
+    let is_new = written.outcome == Outcome::Created;
+    let extra = written
+        .extra
+        .as_ref()
+        .ok_or_else(|| Error::internal("an answer is incomplete"))?;
+    let mut body = R::answer(&written.record, extra);
+    if dry_run {
+        R::hide_ids(&mut body, is_new);
+    }
+    let status = if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let mut response = json(status, &body)?;
+    let headers = response.headers_mut();
+    headers.insert(OUTCOME, HeaderValue::from_static(written.outcome.as_str()));
+    headers.insert(header::ETAG, etag(written.record.version)?);
+    if dry_run {
+        headers.insert(DRY_RUN, HeaderValue::from_static("true"));
+    } else if let (true, Some(segment)) = (is_new, R::path_segment(&written.record.content)) {
+        let segment = utf8_percent_encode(segment, SEGMENT);
+        let location = format!("/api/v1/stores/{store_id}/{}/{segment}", R::PATH);
+        headers.insert(header::LOCATION, location.parse().map_err(Error::internal)?);
+    }
+    Ok(response)
+}
+
+fn etag(version: i64) -> Result<HeaderValue, Error> {
+    HeaderValue::try_from(format!("\"{version}\"")).map_err(Error::internal)
+}
+
+/// A JSON answer.
+///
+/// # Errors
+/// When it can't be written as JSON, which is a fault of ours.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
+    let bytes = serde_json::to_vec(body).map_err(Error::internal)?;
+    let kind = HeaderValue::from_static("application/json");
+    Ok((status, [(header::CONTENT_TYPE, kind)], bytes).into_response())
+}
+
+async fn get_one<R: Resource>(
+    Shared(service): Shared<Service>,
+    Extension(store): Extension<StoreAccess>,
+    request: Request,
+) -> Result<Response, Error> {
+    let segment = last_segment(request.uri().path())?;
+    Query::read(request.uri().query(), &[])?;
+    let work = |state: State| async move { read::one::<R>(&state, store.store_id, &segment).await };
+    let (record, extra) = service.run(work).await?;
+    let mut response = json(StatusCode::OK, &R::answer(&record, &extra))?;
+    response
+        .headers_mut()
+        .insert(header::ETAG, etag(record.version)?);
+    Ok(response)
+}
+
+/// A page, as it is answered.
+#[derive(Serialize)]
+struct PageAnswer<A> {
+    data: Vec<A>,
+    next_cursor: Option<String>,
+}
+
+async fn list<R: Resource>(
+    Shared(service): Shared<Service>,
+    Extension(store): Extension<StoreAccess>,
+    request: Request,
+) -> Result<Response, Error> {
+    let known: &[&str] = if R::HAS_CUSTOMER {
+        &["limit", "cursor", "id", "customer_external_id"]
+    } else {
+        &["limit", "cursor", "id"]
+    };
+    let query = Query::read(request.uri().query(), known)?;
+    let id = query.parsed("id", "must be a UUID", |text| text.parse::<Uuid>().ok())?;
+    let customer = query.text("customer_external_id").map(str::to_owned);
+    let filters = format!("id={id:?}&customer={customer:?}");
+    let limit = query.limit()?;
+    let list = List {
+        store_id: store.store_id,
+        path: R::PATH,
+        filters: &filters,
+    };
+    let after = query
+        .text("cursor")
+        .map(|cursor| list.after(cursor))
+        .transpose()?;
+    let after = after.unwrap_or(Uuid::nil());
+    let work = |state: State| async move {
+        page_of::<R>(&state, store.store_id, after, limit, id, customer).await
+    };
+    let page = service.run(work).await?;
+    let data = page
+        .records
+        .iter()
+        .map(|(record, extra)| R::answer(record, extra))
+        .collect();
+    let next_cursor = page.next_after.map(|after| list.cursor(after));
+    json(
+        StatusCode::OK,
+        &PageAnswer::<R::Answer> { data, next_cursor },
+    )
+}
+
+/// A page under the filters that were sent; two filters are met both.
+async fn page_of<R: Resource>(
+    state: &State,
+    store_id: i64,
+    after: Uuid,
+    limit: u32,
+    id: Option<Uuid>,
+    customer: Option<String>,
+) -> Result<read::Page<R>, Error> {
+    let none = || read::Page {
+        records: Vec::new(),
+        next_after: None,
+    };
+    let mut filter = id.map_or(Filter::All, Filter::Id);
+    if let Some(external_id) = customer {
+        let Some(customer_id) = R::customer_id(state, store_id, &external_id).await? else {
+            return Ok(none());
+        };
+        filter = match id {
+            None => Filter::Customer(customer_id),
+            Some(id) => Filter::Both { id, customer_id },
+        };
+    }
+    read::page::<R>(
+        state,
+        &read::Wanted {
+            store_id,
+            after,
+            limit,
+            filter,
+        },
+    )
+    .await
+}
+
+async fn list_events(
+    Shared(service): Shared<Service>,
+    Extension(store): Extension<StoreAccess>,
+    request: Request,
+) -> Result<Response, Error> {
+    let query = Query::read(request.uri().query(), &["after", "limit", "resource"])?;
+    let after = query.parsed("after", "must be a position, 0 or more", |text| {
+        text.parse::<i64>().ok().filter(|after| *after >= 0)
+    })?;
+    let resource = query.parsed("resource", "must be the path of a resource", |text| {
+        service.paths.contains(&text).then(|| text.to_owned())
+    })?;
+    let limit = i64::from(query.limit()?);
+    let wanted = events::Wanted {
+        store_id: store.store_id,
+        after,
+        limit,
+        resource,
+    };
+    let names = Arc::clone(&service.names);
+    let work = |state: State| async move { events::read(&state, &wanted, &names).await };
+    let feed: Feed = service.run(work).await?;
+    json(StatusCode::OK, &feed)
+}

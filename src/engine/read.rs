@@ -1,0 +1,277 @@
+//! Reading: one record, a page of them, and the cursor between pages.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::record::{Index, Record, RowWrite, Working};
+use super::{Locks, Resource, failure};
+use crate::error::Error;
+use crate::state::State;
+
+/// The record that a path names, and what its answer shows besides.
+///
+/// # Errors
+/// `NotFound`, or that the database fails.
+pub async fn one<R: Resource>(
+    state: &State,
+    store_id: i64,
+    segment: &str,
+) -> Result<(Arc<Record<R::Content>>, R::Extra), Error> {
+    let keys: Vec<(i64, R::Key)> = R::path_keys(segment)
+        .into_iter()
+        .map(|key| (store_id, key))
+        .collect();
+    if keys.is_empty() {
+        return Err(Error::NotFound);
+    }
+    let mut connection = state.pool.acquire().await.map_err(failure::of_read)?;
+    let stored = R::load(&mut connection, &keys, Locks::None)
+        .await
+        .map_err(failure::of_read)?;
+    let working = Working::<R>::over(&stored);
+    let found = keys
+        .iter()
+        .find_map(|(store_id, key)| working.find(*store_id, key));
+    let record = Arc::clone(found.ok_or(Error::NotFound)?);
+    let extras = R::extras(
+        &mut connection,
+        std::slice::from_ref(&record),
+        &R::Companions::default(),
+    )
+    .await
+    .map_err(failure::of_read)?;
+    let extra = extras.into_iter().next().ok_or(Error::NotFound)?;
+    Ok((record, extra))
+}
+
+/// What a list is narrowed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Everything.
+    All,
+    /// The record with this id.
+    Id(Uuid),
+    /// Records of the customer with this id.
+    Customer(Uuid),
+    /// The record with this id, if it is one of that customer.
+    Both {
+        /// The record.
+        id: Uuid,
+        /// The customer.
+        customer_id: Uuid,
+    },
+}
+
+impl Filter {
+    /// The id, if that is the filter.
+    #[must_use]
+    pub fn id(self) -> Option<Uuid> {
+        match self {
+            Self::Id(id) | Self::Both { id, .. } => Some(id),
+            Self::All | Self::Customer(_) => None,
+        }
+    }
+
+    /// The customer's id, if that is the filter.
+    #[must_use]
+    pub fn customer_id(self) -> Option<Uuid> {
+        match self {
+            Self::Customer(customer_id) | Self::Both { customer_id, .. } => Some(customer_id),
+            Self::All | Self::Id(_) => None,
+        }
+    }
+}
+
+/// Which page of a list is wanted.
+pub struct Wanted {
+    /// Whose records.
+    pub store_id: i64,
+    /// After which record; nil for the first page.
+    pub after: Uuid,
+    /// At most so many.
+    pub limit: u32,
+    /// Narrowed to what.
+    pub filter: Filter,
+}
+
+/// Records in order of creation, and the id after which the next page begins.
+pub struct Page<R: Resource> {
+    /// The records, with what their answers show besides.
+    pub records: Vec<(Arc<Record<R::Content>>, R::Extra)>,
+    /// None at the end.
+    pub next_after: Option<Uuid>,
+}
+
+/// A page of a list.
+///
+/// # Errors
+/// When the database fails.
+pub async fn page<R: Resource>(state: &State, wanted: &Wanted) -> Result<Page<R>, Error> {
+    let mut connection = state.pool.acquire().await.map_err(failure::of_read)?;
+    let limit = i64::from(wanted.limit);
+    let mut records = R::page(
+        &mut connection,
+        wanted.store_id,
+        wanted.after,
+        limit + 1,
+        wanted.filter,
+    )
+    .await
+    .map_err(failure::of_read)?;
+    let has_more = records.len() > wanted.limit as usize;
+    records.truncate(wanted.limit as usize);
+    let extras = R::extras(&mut connection, &records, &R::Companions::default())
+        .await
+        .map_err(failure::of_read)?;
+    let next_after = records.last().filter(|_| has_more).map(|record| record.id);
+    Ok(Page {
+        records: records.into_iter().zip(extras).collect(),
+        next_after,
+    })
+}
+
+/// Bytes of the checksum in a cursor: against accidents and mix-ups, not against forgers, who would
+/// gain nothing.
+const CHECKSUM_BYTES: usize = 8;
+
+/// The list that a cursor belongs to.
+#[derive(Clone, Copy)]
+pub struct List<'a> {
+    /// Whose records.
+    pub store_id: i64,
+    /// Which resource.
+    pub path: &'a str,
+    /// The filters as they were sent.
+    pub filters: &'a str,
+}
+
+impl List<'_> {
+    /// The cursor that goes on after this record.
+    #[must_use]
+    pub fn cursor(&self, after: Uuid) -> String {
+        let mut bytes = after.as_bytes().to_vec();
+        bytes.extend(self.checksum(after));
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The record after which a cursor goes on.
+    ///
+    /// # Errors
+    /// `CursorInvalid` for one that was altered or belongs to another list.
+    pub fn after(&self, cursor: &str) -> Result<Uuid, Error> {
+        let bytes = URL_SAFE_NO_PAD
+            .decode(cursor)
+            .map_err(|_| Error::CursorInvalid)?;
+        let (id, checksum) = bytes.split_at_checked(16).ok_or(Error::CursorInvalid)?;
+        let after = Uuid::from_slice(id).map_err(|_| Error::CursorInvalid)?;
+        if checksum != self.checksum(after) {
+            return Err(Error::CursorInvalid);
+        }
+        Ok(after)
+    }
+
+    fn checksum(&self, after: Uuid) -> [u8; CHECKSUM_BYTES] {
+        let mut hash = Sha256::new();
+        hash.update(b"keyfold cursor 1\0");
+        hash.update(self.store_id.to_be_bytes());
+        hash.update(self.path.as_bytes());
+        hash.update([0]);
+        hash.update(self.filters.as_bytes());
+        hash.update(after.as_bytes());
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut checksum = [0; CHECKSUM_BYTES];
+        checksum.copy_from_slice(&digest[..CHECKSUM_BYTES]);
+        checksum
+    }
+}
+
+/// The index of resources that are named by their external id alone.
+pub struct ByExternalId<R> {
+    ids: HashMap<(i64, String), Uuid>,
+    resource: PhantomData<fn() -> R>,
+}
+
+impl<R> Default for ByExternalId<R> {
+    fn default() -> Self {
+        Self {
+            ids: HashMap::new(),
+            resource: PhantomData,
+        }
+    }
+}
+
+impl<R> Index<R> for ByExternalId<R>
+where
+    R: Resource<Key = crate::values::ExternalId>,
+{
+    fn find(&self, store_id: i64, key: &R::Key) -> Option<Uuid> {
+        self.ids.get(&(store_id, key.as_str().to_owned())).copied()
+    }
+
+    fn put(&mut self, _: Option<&Record<R::Content>>, record: &Record<R::Content>) {
+        if let Some(external_id) = R::external_id(&record.content) {
+            self.ids
+                .insert((record.store_id, external_id.to_owned()), record.id);
+        }
+    }
+}
+
+/// Rows by store and external id.
+#[must_use]
+pub fn by_external_id<R: Resource>(
+    a: &RowWrite<R::Content>,
+    b: &RowWrite<R::Content>,
+) -> std::cmp::Ordering {
+    let key = |row: &RowWrite<R::Content>| row.record.store_id;
+    key(a)
+        .cmp(&key(b))
+        .then_with(|| R::external_id(&a.record.content).cmp(&R::external_id(&b.record.content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_belongs_to_its_list_and_can_not_be_altered() {
+        let list = List {
+            store_id: 1,
+            path: "orders",
+            filters: "",
+        };
+        let id = Uuid::from_u128(42);
+        let cursor = list.cursor(id);
+        assert_eq!(list.after(&cursor).ok(), Some(id));
+        for other in [
+            List {
+                store_id: 2,
+                ..list
+            },
+            List {
+                path: "checkouts",
+                ..list
+            },
+            List {
+                filters: "customer_external_id=1",
+                ..list
+            },
+        ] {
+            assert!(matches!(other.after(&cursor), Err(Error::CursorInvalid)));
+        }
+        for at in 0..cursor.len() {
+            let mut altered = cursor.clone().into_bytes();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            let altered = String::from_utf8(altered).expect("ASCII");
+            assert!(list.after(&altered).is_err(), "{altered}");
+        }
+        for broken in ["", "é", "AAAA", &cursor[1..]] {
+            assert!(list.after(broken).is_err(), "{broken}");
+        }
+    }
+}

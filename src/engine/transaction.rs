@@ -1,0 +1,65 @@
+//! A transaction that can't be left open behind somebody's back.
+//!
+//! sqlx gives a connection back to the pool when the future that was beginning a transaction is
+//! dropped, and the next borrower then stands inside it. Here a connection whose transaction was
+//! neither committed nor rolled back, however that came about, is closed instead.
+
+use sqlx::pool::PoolConnection;
+use sqlx::{Executor as _, PgConnection, PgPool, Postgres};
+
+/// An open transaction on a connection of its own.
+pub struct Transaction {
+    connection: PoolConnection<Postgres>,
+    settled: bool,
+}
+
+impl Transaction {
+    /// Takes a connection and begins.
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn begin(pool: &PgPool) -> sqlx::Result<Self> {
+        Self::begin_on(pool.acquire().await?).await
+    }
+
+    /// Begins on a connection that was used for reading before.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn begin_on(connection: PoolConnection<Postgres>) -> sqlx::Result<Self> {
+        let mut transaction = Self {
+            connection,
+            settled: false,
+        };
+        transaction.connection.execute("begin").await?;
+        Ok(transaction)
+    }
+
+    /// Where statements run.
+    pub fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// A `Database` error of severity ERROR: not committed. Anything else: it may be committed.
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        self.connection.execute("commit").await?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// Undoes everything. A connection that can't even do that is closed, which undoes it too.
+    pub async fn rollback(mut self) {
+        self.settled = self.connection.execute("rollback").await.is_ok();
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.connection.close_on_drop();
+        }
+    }
+}

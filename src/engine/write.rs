@@ -1,0 +1,666 @@
+//! The one way in which anything is written: a slice of inputs, one transaction.
+//!
+//! ```text
+//! load the rows by key, without locks
+//!   └─ apply the writes in order of arrival, in memory          (decide)
+//!        ├─ nothing changes: answer from what was read          no transaction, no lock, no WAL
+//!        └─ begin
+//!             load what the changed ones carry along            (companions: phones, customers)
+//!             apply again, now completely
+//!             store companions and their events
+//!             store rows whose version still stands, and events
+//!             commit → answers
+//! ```
+//!
+//! A batch is a small serial execution in memory over what was read, followed by a
+//! compare-and-swap of every row by its version. So an answer is true at one moment within the
+//! request: an unchanged one at the read, a changed one at the commit. When a version no longer
+//! stands, the whole attempt is undone and made again, now with locks taken before reading, in the
+//! order that everybody follows: phones, customers, rows, each sorted.
+//!
+//! **A lost commit.** Ids of records and events are proposed before the first attempt and kept. An
+//! attempt that follows a commit without an answer locks the rows and then asks for its event ids:
+//! found means that the commit was done and its answers are given; else the writes are made again.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rand::RngExt as _;
+use uuid::Uuid;
+
+use super::events::{self, Event};
+use super::failure::Failure;
+use super::record::{Record, Working};
+use super::request::Conditions;
+use super::transaction::Transaction;
+use super::{Arrival, Companions as _, Locks, Resource};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::state::State;
+
+/// One write that a caller asked for.
+pub struct Write<R: Resource> {
+    /// Whose record it is.
+    pub store_id: i64,
+    /// What is to become of it.
+    pub change: Change<R>,
+    /// `If-Match` and `If-None-Match`.
+    pub conditions: Conditions,
+    /// When the caller's own system changed the record.
+    pub source_updated_at: Option<DateTime<Utc>>,
+    /// The id that the record gets if it is new.
+    pub id: Uuid,
+    /// The id that the event gets if there is one.
+    pub event_id: Uuid,
+}
+
+/// POST or PATCH.
+pub enum Change<R: Resource> {
+    /// Create or replace.
+    Put(R::Input),
+    /// Change some members of the record with this key.
+    Patch(R::Key, R::Patch),
+}
+
+impl<R: Resource> Write<R> {
+    /// A write with fresh ids.
+    #[must_use]
+    pub fn new(
+        store_id: i64,
+        change: Change<R>,
+        source_updated_at: Option<DateTime<Utc>>,
+        clock: &Clock,
+    ) -> Self {
+        let (id, event_id) = (clock.new_id(), clock.new_id());
+        Self {
+            store_id,
+            change,
+            conditions: Conditions::default(),
+            source_updated_at,
+            id,
+            event_id,
+        }
+    }
+
+    fn key(&self) -> R::Key {
+        match &self.change {
+            Change::Put(input) => R::key(input),
+            Change::Patch(key, _) => key.clone(),
+        }
+    }
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The key was new: 201.
+    Created,
+    /// The content differed.
+    Updated,
+    /// The content is what was there already.
+    Unchanged,
+    /// The record has been changed later in the caller's own system.
+    Stale,
+}
+
+impl Outcome {
+    /// As the header and the bulk results spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// The answer to one write.
+pub struct Written<R: Resource> {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// The record after this write.
+    pub record: Arc<Record<R::Content>>,
+    /// What the answer shows besides; only with [`Detail::Full`].
+    pub extra: Option<R::Extra>,
+}
+
+/// A batch's answers, in the order of its writes.
+pub type Answers<R> = Vec<Result<Written<R>, Error>>;
+
+/// How much the answers hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Everything that a single write shows.
+    Full,
+    /// Outcome and record.
+    Brief,
+}
+
+/// What happens at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// What could be done is kept; each write has its own answer.
+    Each,
+    /// All or nothing.
+    Whole,
+    /// All or nothing, and then nothing after all.
+    DryRun,
+}
+
+/// How a batch is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How much the answers hold.
+    pub detail: Detail,
+    /// What happens at the end.
+    pub ending: Ending,
+    /// How long a lost database is waited for.
+    pub patience: Duration,
+}
+
+/// Attempts lost to faster writers before the caller is asked to come back. With locks taken first
+/// only a race for a new key is lost, and at most once per key.
+const MOST_CONFLICTS: u32 = 20;
+/// Attempts lost to broken connections before patience begins to count: a pool may be full of them.
+const MOST_BROKEN: u32 = 3;
+
+/// Writes a slice of inputs in one transaction.
+///
+/// # Errors
+/// What kept the whole batch from being written; what is wrong with one write alone is its answer.
+pub async fn write<R: Resource>(
+    state: &State,
+    writes: &[Write<R>],
+    options: Options,
+) -> Result<Answers<R>, Error> {
+    let batch = Batch {
+        state,
+        writes,
+        keys: writes
+            .iter()
+            .map(|write| (write.store_id, write.key()))
+            .collect(),
+        options,
+    };
+    match batch.until_settled().await {
+        Err(Failure::Value(_)) if writes.len() > 1 && options.ending == Ending::Each => {
+            Box::pin(in_halves(state, writes, options)).await
+        }
+        settled => settled.map_err(Failure::into_error),
+    }
+}
+
+/// One row that Postgres refuses fails its batch; halving finds it, so that only its caller hears
+/// of it.
+fn in_halves<'a, R: Resource>(
+    state: &'a State,
+    writes: &'a [Write<R>],
+    options: Options,
+) -> Pin<Box<dyn Future<Output = Result<Answers<R>, Error>> + Send + 'a>> {
+    Box::pin(async move {
+        let mut answers = Vec::with_capacity(writes.len());
+        let (first, second) = writes.split_at(writes.len() / 2);
+        for half in [first, second] {
+            match write(state, half, options).await {
+                Ok(settled) => answers.extend(settled),
+                Err(error) if half.len() == 1 => answers.push(Err(error)),
+                Err(error) => {
+                    // The first half may be stored already, so each write gets its own answer.
+                    let shared = Arc::new(error);
+                    answers.extend(half.iter().map(|_| Err(Error::Shared(Arc::clone(&shared)))));
+                }
+            }
+        }
+        Ok(answers)
+    })
+}
+
+/// A slice on its way through its attempts.
+struct Batch<'a, R: Resource> {
+    state: &'a State,
+    writes: &'a [Write<R>],
+    keys: Vec<(i64, R::Key)>,
+    options: Options,
+}
+
+/// The writes of a batch, applied in memory.
+struct Applied<R: Resource> {
+    working: Working<R>,
+    answers: Answers<R>,
+    /// Writes whose content lacks what companions have to give.
+    needs: Vec<usize>,
+    /// Writes that make or rename a record which was not locked.
+    fresh: Vec<usize>,
+}
+
+/// A transaction that is ready for its end.
+enum Prepared<R: Resource> {
+    Commit(Answers<R>),
+    RollBack(Answers<R>),
+}
+
+/// Companions, and the writes for which they were loaded.
+struct Loaded<'c, R: Resource> {
+    companions: &'c mut R::Companions,
+    needs: &'c [usize],
+}
+
+impl<R: Resource> Batch<'_, R> {
+    /// Attempts until it is done, or it is clear that it won't be.
+    async fn until_settled(&self) -> Result<Answers<R>, Failure> {
+        let started = Instant::now();
+        let (mut conflicts, mut broken) = (0, 0);
+        let mut lost: Option<Answers<R>> = None;
+        loop {
+            let careful = conflicts > 0 || lost.is_some();
+            let failure = match self.attempt(careful, &mut lost).await {
+                Ok(answers) => return Ok(answers),
+                Err(failure) => failure,
+            };
+            match failure {
+                Failure::Conflict if conflicts < MOST_CONFLICTS => conflicts += 1,
+                Failure::Disconnected(sqlx::Error::PoolTimedOut)
+                    if started.elapsed() < self.options.patience => {}
+                Failure::Disconnected(ref error) | Failure::CommitLost(ref error)
+                    if !matches!(error, sqlx::Error::PoolTimedOut)
+                        && (broken < MOST_BROKEN || started.elapsed() < self.options.patience) =>
+                {
+                    broken += 1;
+                }
+                Failure::Disconnected(error) if lost.is_some() => {
+                    return Err(Failure::CommitLost(error));
+                }
+                failure => return Err(failure),
+            }
+            metrics::counter!("keyfold_write_retries_total").increment(1);
+            pause(conflicts + broken).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        careful: bool,
+        lost: &mut Option<Answers<R>>,
+    ) -> Result<Answers<R>, Failure> {
+        let mut connection = self.state.pool.acquire().await?;
+        if careful {
+            let mut transaction = Transaction::begin_on(connection).await?;
+            let prepared = self.carefully(&mut transaction, lost).await;
+            return self.end(transaction, prepared, lost).await;
+        }
+        let stored = R::load(&mut connection, &self.keys, Locks::None).await?;
+        let mut survey = self.apply(&stored, None);
+        if !survey.changes_anything() {
+            self.complete(
+                &mut connection,
+                &mut survey.answers,
+                &R::Companions::default(),
+            )
+            .await?;
+            return Ok(survey.answers);
+        }
+        let mut transaction = Transaction::begin_on(connection).await?;
+        let prepared = self.optimistically(&mut transaction, stored, survey).await;
+        self.end(transaction, prepared, lost).await
+    }
+
+    /// Without locks on rows: whoever is faster wins, and this attempt is undone.
+    async fn optimistically(
+        &self,
+        transaction: &mut Transaction,
+        mut stored: Vec<Arc<Record<R::Content>>>,
+        survey: Applied<R>,
+    ) -> Result<Prepared<R>, Failure> {
+        let connection = transaction.connection();
+        let locked = survey.fresh.clone();
+        if !locked.is_empty() {
+            stored = R::load(connection, &self.keys, Locks::Fresh(&locked)).await?;
+        }
+        let mut companions = R::Companions::default();
+        let needs = survey.needs.clone();
+        let inputs = self.inputs(&needs);
+        if !needs.is_empty() {
+            companions.load(connection, &inputs, Locks::None).await?;
+        }
+        let mut applied = survey;
+        if !(needs.is_empty() && locked.is_empty()) {
+            applied = self.apply(
+                &stored,
+                Some(Loaded {
+                    companions: &mut companions,
+                    needs: &needs,
+                }),
+            );
+        }
+        let unlocked = companions.unlocked().to_vec();
+        if !unlocked.is_empty() {
+            companions
+                .load(connection, &inputs, Locks::Fresh(&unlocked))
+                .await?;
+            applied = self.apply(
+                &stored,
+                Some(Loaded {
+                    companions: &mut companions,
+                    needs: &needs,
+                }),
+            );
+        }
+        if !companions.unlocked().is_empty() || applied.fresh.iter().any(|at| !locked.contains(at))
+        {
+            return Err(Failure::Conflict);
+        }
+        self.store(transaction, applied, companions).await
+    }
+
+    /// With every lock taken before reading.
+    async fn carefully(
+        &self,
+        transaction: &mut Transaction,
+        lost: &mut Option<Answers<R>>,
+    ) -> Result<Prepared<R>, Failure> {
+        let connection = transaction.connection();
+        let needs: Vec<usize> = (0..self.writes.len())
+            .filter(|at| matches!(self.writes[*at].change, Change::Put(_)))
+            .collect();
+        let mut companions = R::Companions::default();
+        companions
+            .load(connection, &self.inputs(&needs), Locks::All)
+            .await?;
+        let stored = R::load(connection, &self.keys, Locks::All).await?;
+        if lost.is_some() && events::any_exists(connection, &self.proposed_events()).await? {
+            return Ok(Prepared::RollBack(lost.take().unwrap_or_default()));
+        }
+        let loaded = Loaded {
+            companions: &mut companions,
+            needs: &needs,
+        };
+        let applied = self.apply(&stored, Some(loaded));
+        self.store(transaction, applied, companions).await
+    }
+
+    /// Stores what was applied, up to the commit.
+    async fn store(
+        &self,
+        transaction: &mut Transaction,
+        mut applied: Applied<R>,
+        mut companions: R::Companions,
+    ) -> Result<Prepared<R>, Failure> {
+        let refused = applied.answers.iter().any(Result::is_err);
+        if refused && self.options.ending != Ending::Each {
+            return Ok(Prepared::RollBack(applied.answers));
+        }
+        let connection = transaction.connection();
+        companions.store(connection).await?;
+        store(connection, &applied.working).await?;
+        self.complete(connection, &mut applied.answers, &companions)
+            .await?;
+        Ok(match self.options.ending {
+            Ending::DryRun => Prepared::RollBack(applied.answers),
+            Ending::Each | Ending::Whole => Prepared::Commit(applied.answers),
+        })
+    }
+
+    /// Ends the transaction, whatever came before.
+    async fn end(
+        &self,
+        transaction: Transaction,
+        prepared: Result<Prepared<R>, Failure>,
+        lost: &mut Option<Answers<R>>,
+    ) -> Result<Answers<R>, Failure> {
+        let answers = match prepared {
+            Ok(Prepared::Commit(answers)) => answers,
+            Ok(Prepared::RollBack(answers)) => {
+                transaction.rollback().await;
+                return Ok(answers);
+            }
+            Err(failure) => {
+                transaction.rollback().await;
+                return Err(failure);
+            }
+        };
+        match transaction.commit().await.map_err(Failure::of_commit) {
+            Ok(()) => Ok(answers),
+            Err(failure) => {
+                if matches!(failure, Failure::CommitLost(_)) {
+                    *lost = Some(answers);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Applies the writes in order of arrival to what was read. Without companions the result is
+    /// only a survey wherever one would be needed.
+    fn apply(
+        &self,
+        stored: &[Arc<Record<R::Content>>],
+        mut loaded: Option<Loaded<'_, R>>,
+    ) -> Applied<R> {
+        let now = self.state.clock.now();
+        if let Some(loaded) = &mut loaded {
+            loaded.companions.restart();
+        }
+        let mut working = Working::<R>::over(stored);
+        let mut answers = Vec::with_capacity(self.writes.len());
+        let (mut needs, mut fresh) = (Vec::new(), Vec::new());
+        for (at, write) in self.writes.iter().enumerate() {
+            let current = working.find(write.store_id, &self.keys[at].1).cloned();
+            let mut decision = decide(write, current.as_deref(), now);
+            if let Decision::Changed(_, record) = &mut decision {
+                if R::needs_companion(&record.content) {
+                    needs.push(at);
+                    self.settle(at, record, loaded.as_mut(), now);
+                }
+                if R::needs_lock(
+                    current.as_deref().map(|record| &record.content),
+                    &record.content,
+                ) {
+                    fresh.push(at);
+                }
+            }
+            answers.push(take(decision, current, write, &mut working));
+        }
+        Applied {
+            working,
+            answers,
+            needs,
+            fresh,
+        }
+    }
+
+    /// Completes a content from its companions, where they are loaded.
+    fn settle(
+        &self,
+        at: usize,
+        record: &mut Record<R::Content>,
+        loaded: Option<&mut Loaded<'_, R>>,
+        now: DateTime<Utc>,
+    ) {
+        let write = &self.writes[at];
+        let (Some(loaded), Change::Put(input)) = (loaded, &write.change) else {
+            return;
+        };
+        let Ok(place) = loaded.needs.binary_search(&at) else {
+            return;
+        };
+        let arrival = Arrival {
+            place,
+            store_id: write.store_id,
+            input,
+            source_updated_at: write.source_updated_at,
+            now,
+        };
+        loaded
+            .companions
+            .settle(&arrival, &mut record.content, &self.state.clock);
+    }
+
+    fn inputs(&self, places: &[usize]) -> Vec<(i64, &R::Input)> {
+        places
+            .iter()
+            .filter_map(|at| match &self.writes[*at].change {
+                Change::Put(input) => Some((self.writes[*at].store_id, input)),
+                Change::Patch(..) => None,
+            })
+            .collect()
+    }
+
+    fn proposed_events(&self) -> Vec<(i64, Uuid)> {
+        self.writes
+            .iter()
+            .map(|write| (write.store_id, write.event_id))
+            .collect()
+    }
+
+    /// Adds what full answers show besides the records.
+    async fn complete(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        answers: &mut Answers<R>,
+        companions: &R::Companions,
+    ) -> Result<(), Failure> {
+        if self.options.detail == Detail::Brief {
+            return Ok(());
+        }
+        let records: Vec<_> = answers
+            .iter()
+            .flatten()
+            .map(|w| Arc::clone(&w.record))
+            .collect();
+        let extras = R::extras(connection, &records, companions).await?;
+        for (written, extra) in answers.iter_mut().flatten().zip(extras) {
+            written.extra = Some(extra);
+        }
+        Ok(())
+    }
+}
+
+impl<R: Resource> Applied<R> {
+    fn changes_anything(&self) -> bool {
+        !self.working.rows().is_empty()
+    }
+}
+
+/// What one write means for the record as it is.
+enum Decision<R: Resource> {
+    Refused(Error),
+    /// Nothing to store.
+    Kept(Outcome),
+    /// Equal content, but later in the caller's own system: only that time advances.
+    Touched(Record<R::Content>),
+    Changed(Outcome, Record<R::Content>),
+}
+
+/// The rules, in their order: record there, preconditions, stale, unchanged, the change.
+fn decide<R: Resource>(
+    write: &Write<R>,
+    current: Option<&Record<R::Content>>,
+    now: DateTime<Utc>,
+) -> Decision<R> {
+    if current.is_none() && matches!(write.change, Change::Patch(..)) {
+        return Decision::Refused(Error::NotFound);
+    }
+    if !write.conditions.hold(current.map(|record| record.version)) {
+        return Decision::Refused(Error::PreconditionFailed);
+    }
+    let Some(current) = current else {
+        return created(write, now);
+    };
+    let (ours, theirs) = (current.source_updated_at, write.source_updated_at);
+    if theirs.is_some() && theirs < ours {
+        return Decision::Kept(Outcome::Stale);
+    }
+    let content = match &write.change {
+        Change::Put(input) => R::put(input, Some(&current.content)),
+        Change::Patch(_, patch) => R::patch(patch, &current.content),
+    };
+    if content != current.content {
+        return Decision::Changed(Outcome::Updated, current.changed(content, theirs, now));
+    }
+    if theirs > ours {
+        return Decision::Touched(Record {
+            source_updated_at: theirs,
+            ..current.clone()
+        });
+    }
+    Decision::Kept(Outcome::Unchanged)
+}
+
+fn created<R: Resource>(write: &Write<R>, now: DateTime<Utc>) -> Decision<R> {
+    let content = match &write.change {
+        Change::Put(input) => R::put(input, None),
+        Change::Patch(..) => return Decision::Refused(Error::NotFound),
+    };
+    let record = Record {
+        store_id: write.store_id,
+        id: write.id,
+        version: 1,
+        source_updated_at: write.source_updated_at,
+        created_at: now,
+        updated_at: now,
+        content,
+    };
+    Decision::Changed(Outcome::Created, record)
+}
+
+/// Takes a decision over into the working set; gives its answer.
+fn take<R: Resource>(
+    decision: Decision<R>,
+    current: Option<Arc<Record<R::Content>>>,
+    write: &Write<R>,
+    working: &mut Working<R>,
+) -> Result<Written<R>, Error> {
+    let (outcome, record) = match decision {
+        Decision::Refused(error) => return Err(error),
+        Decision::Kept(outcome) => (outcome, current.ok_or(Error::NotFound)?),
+        Decision::Touched(record) => {
+            let record = Arc::new(record);
+            working.put(Arc::clone(&record));
+            (Outcome::Unchanged, record)
+        }
+        Decision::Changed(outcome, record) => {
+            let record = Arc::new(record);
+            working.put(Arc::clone(&record));
+            working.note(Event::of::<R>(write.event_id, outcome, &record));
+            (outcome, record)
+        }
+    };
+    Ok(Written {
+        outcome,
+        record,
+        extra: None,
+    })
+}
+
+/// Stores a working set: its rows, provided that each still has the version that was read, and its
+/// events.
+///
+/// # Errors
+/// `Conflict` when somebody was faster.
+pub async fn store<R: Resource>(
+    connection: &mut sqlx::PgConnection,
+    working: &Working<R>,
+) -> Result<(), Failure> {
+    let rows = working.rows();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let stored = R::store(connection, &rows).await?;
+    if usize::try_from(stored) != Ok(rows.len()) {
+        return Err(Failure::Conflict);
+    }
+    events::append(connection, working.events()).await?;
+    Ok(())
+}
+
+/// Waits a little before the next attempt, longer each time.
+async fn pause(failed: u32) {
+    let most_ms = 1_u64 << failed.min(8);
+    let wait_ms = rand::rng().random_range(0..=most_ms);
+    tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+}

@@ -1,0 +1,47 @@
+//! Erasure of a person: each module that keeps something about people registers an eraser, and all
+//! of them run in one transaction.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// Whose traces go. The phone and the customer are locked while the erasers run.
+#[derive(Clone, Debug)]
+pub struct Person {
+    /// In which store.
+    pub store_id: i64,
+    /// The record that becomes a tombstone.
+    pub customer_id: Uuid,
+    /// The phone that it had, as E.164.
+    pub phone: String,
+    /// Whether no other record of the store has that phone: then what hangs on the phone goes too.
+    pub phone_is_theirs_alone: bool,
+    /// The id of the event that tells of it.
+    pub event_id: Uuid,
+    /// When.
+    pub now: DateTime<Utc>,
+}
+
+/// Erases what one module keeps about a person.
+pub type Eraser = for<'c> fn(&'c mut PgConnection, &'c Person) -> Erasing<'c>;
+
+/// An eraser at work.
+pub type Erasing<'c> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'c>>;
+
+/// Runs all erasers in the caller's transaction.
+///
+/// # Errors
+/// When the database fails; the caller rolls back.
+pub async fn run(
+    connection: &mut PgConnection,
+    person: &Person,
+    erasers: &[Eraser],
+) -> sqlx::Result<()> {
+    for eraser in erasers {
+        eraser(connection, person).await?;
+    }
+    Ok(())
+}

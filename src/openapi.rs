@@ -1,0 +1,551 @@
+//! The OpenAPI 3.1 document, made from the registry and the types that are read and answered.
+//!
+//! `openapi.yaml` in the repository is this document; a test fails when it is stale.
+
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use crate::engine::Resource;
+use crate::engine::bulk::{BulkAnswer, End, ItemResult};
+use crate::engine::events::Feed;
+use crate::resources::{self, Visitor};
+
+/// Ends of schema names whose objects refuse unknown members.
+const CLOSED: &[&str] = &["Input", "Patch", "EmbeddedCustomer"];
+
+/// The document.
+#[must_use]
+pub fn document() -> Value {
+    let mut parts = Parts {
+        paths: Map::new(),
+        schemas: Map::new(),
+        tags: Vec::new(),
+    };
+    resources::for_each(&mut parts);
+    parts.add_schema::<Feed>();
+    parts.add_schema::<BulkAnswer>();
+    parts.add_schema::<ItemResult>();
+    parts.add_schema::<End>();
+    parts.schemas.insert("Problem".to_owned(), problem_schema());
+    parts.add_events();
+    parts.add_operational();
+    parts.close_inputs();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Keyfold",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "A self-hosted commerce upsert API.",
+            "description": INTRODUCTION,
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" }
+        },
+        "servers": [{ "url": "/", "description": "This server." }],
+        "security": [{ "key": [] }],
+        "tags": parts.tags,
+        "paths": parts.paths,
+        "components": {
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key: `kf_…`, made by `keyfold key create`."
+                }
+            },
+            "headers": headers(),
+            "parameters": parameters(),
+            "schemas": parts.schemas
+        }
+    })
+}
+
+/// The document as YAML, as `openapi.yaml` holds it.
+#[must_use]
+pub fn yaml() -> String {
+    // A tree of strings and numbers always serialises.
+    serde_norway::to_string(&document()).unwrap_or_default()
+}
+
+const INTRODUCTION: &str = "\
+Every push is safe to repeat. A record is known by your own `external_id`: `POST` creates it (201) \
+or replaces it (200), and `Keyfold-Outcome` says `created`, `updated`, `unchanged` or `stale`. \
+Pushing the same content again changes nothing and fires nothing.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`, a `request_id`, and for \
+faulty fields `errors`: dotted paths and what is wrong there, all of them at once.
+
+`source_updated_at` guards against late writes: a push that is older than what is stored is \
+answered 200 `stale` and changes nothing.";
+
+struct Parts {
+    paths: Map<String, Value>,
+    schemas: Map<String, Value>,
+    tags: Vec<Value>,
+}
+
+impl Visitor for Parts {
+    fn visit<R: Resource>(&mut self) {
+        self.add_schema::<R::Input>();
+        self.add_schema::<R::Answer>();
+        let base = format!("/api/v1/stores/{{store_id}}/{}", R::PATH);
+        let (one, all) = (title(R::SINGULAR), title(R::PATH));
+        self.tags
+            .push(json!({ "name": all, "description": format!("{all} of a store.") }));
+        self.paths.insert(
+            base.clone(),
+            json!({
+                "parameters": [parameter("store_id")],
+                "post": post::<R>(&one),
+                "get": list::<R>(&one),
+            }),
+        );
+        let mut record = json!({
+            "parameters": [parameter("store_id"), path_key::<R>()],
+            "get": get_one::<R>(&one),
+        });
+        if R::patch_example().is_some() {
+            self.add_schema::<R::Patch>();
+            record["patch"] = patch::<R>(&one);
+        }
+        if R::IS_PERSON {
+            record["delete"] = erase(&all);
+        }
+        self.paths.insert(format!("{base}/{{external_id}}"), record);
+        let bulk = json!({ "parameters": [parameter("store_id")], "post": bulk::<R>(&all) });
+        self.paths.insert(format!("{base}/bulk"), bulk);
+    }
+}
+
+impl Parts {
+    /// Adds a type and the types that it refers to.
+    fn add_schema<T: ToSchema>(&mut self) {
+        let mut found: Vec<(String, RefOr<Schema>)> = Vec::new();
+        T::schemas(&mut found);
+        found.push((T::name().into_owned(), T::schema()));
+        for (name, schema) in found {
+            self.schemas.insert(name, json!(schema));
+        }
+    }
+
+    /// Unknown members are refused everywhere in a body.
+    fn close_inputs(&mut self) {
+        for (name, schema) in &mut self.schemas {
+            if CLOSED.iter().any(|end| name.ends_with(end)) && schema["type"] == "object" {
+                schema["additionalProperties"] = json!(false);
+            }
+        }
+    }
+
+    fn add_events(&mut self) {
+        self.tags
+            .push(json!({ "name": "Events", "description": "What changed since?" }));
+        self.paths.insert("/api/v1/stores/{store_id}/events".to_owned(), json!({
+            "parameters": [parameter("store_id")],
+            "get": {
+                "tags": ["Events"],
+                "summary": "What changed since a position",
+                "operationId": "list_events",
+                "description": "Poll with the `next_after` of the last page, for ever. No commit is \
+                    ever skipped, however late it came; per record, `version` tells the order.",
+                "parameters": [
+                    {
+                        "name": "after", "in": "query",
+                        "description": "The position after which to read; left out: from the \
+                            oldest event that is kept.",
+                        "schema": { "type": "integer", "format": "int64", "minimum": 0 }
+                    },
+                    parameter("limit"),
+                    {
+                        "name": "resource", "in": "query",
+                        "description": "Only events of this resource.",
+                        "schema": { "type": "string", "enum": resources::paths() }
+                    }
+                ],
+                "responses": responses(json!({
+                    "200": content("The page.", reference::<Feed>()),
+                    "410": problem("`cursor_expired`: events after this position are gone."),
+                }), READ_FAULTS)
+            }
+        }));
+    }
+
+    fn add_operational(&mut self) {
+        self.tags
+            .push(json!({ "name": "Operation", "description": "For operators; no key." }));
+        let status = json!({
+            "type": "object",
+            "required": ["status"],
+            "properties": { "status": { "type": "string" } }
+        });
+        let mut add = |path: &str, summary: &str, responses: Value| {
+            let id = path.trim_start_matches('/').replace('.', "_");
+            self.paths.insert(
+                path.to_owned(),
+                json!({ "get": {
+                    "tags": ["Operation"], "summary": summary, "operationId": id,
+                    "security": [], "responses": responses
+                }}),
+            );
+        };
+        add(
+            "/healthz",
+            "Whether the process answers",
+            json!({
+                "200": content("It does.", status.clone()),
+            }),
+        );
+        add(
+            "/readyz",
+            "Whether requests can be served",
+            json!({
+                "200": content("The database can be reached and is migrated.", status.clone()),
+                "503": content("Not now: `not_migrated`, `database_unavailable` or `stopping`.", status),
+            }),
+        );
+        let text = |kind: &str, schema: Value| json!({ "200": { "description": "The text.", "content": { kind: { "schema": schema } } } });
+        let string = json!({ "type": "string" });
+        add(
+            "/metrics",
+            "Prometheus metrics",
+            text("text/plain", string.clone()),
+        );
+        add(
+            "/openapi.yaml",
+            "This document as YAML",
+            text("application/yaml", string),
+        );
+        add(
+            "/openapi.json",
+            "This document as JSON",
+            text("application/json", json!({ "type": "object" })),
+        );
+    }
+}
+
+fn title(word: &str) -> String {
+    let mut letters = word.chars();
+    letters
+        .next()
+        .map(|first| first.to_uppercase().chain(letters).collect())
+        .unwrap_or_default()
+}
+
+fn reference<T: ToSchema>() -> Value {
+    json!({ "$ref": format!("#/components/schemas/{}", T::name()) })
+}
+
+fn parameter(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/parameters/{name}") })
+}
+
+fn content(description: &str, schema: Value) -> Value {
+    json!({
+        "description": description,
+        "headers": { "X-Request-Id": { "$ref": "#/components/headers/X-Request-Id" } },
+        "content": { "application/json": { "schema": schema } }
+    })
+}
+
+fn problem(description: &str) -> Value {
+    json!({
+        "description": description,
+        "headers": { "X-Request-Id": { "$ref": "#/components/headers/X-Request-Id" } },
+        "content": { "application/problem+json": {
+            "schema": { "$ref": "#/components/schemas/Problem" }
+        }}
+    })
+}
+
+/// One answer of a write, with what its headers say.
+fn written<R: Resource>(description: &str) -> Value {
+    let mut response = content(description, reference::<R::Answer>());
+    for name in ["ETag", "Keyfold-Outcome"] {
+        response["headers"][name] = json!({ "$ref": format!("#/components/headers/{name}") });
+    }
+    response
+}
+
+const READ_FAULTS: &[u16] = &[400, 401, 403, 404, 414, 429, 431, 500, 503];
+const WRITE_FAULTS: &[u16] = &[
+    400, 401, 403, 404, 408, 412, 413, 414, 415, 422, 429, 431, 500, 503,
+];
+
+/// Own responses and those of the faults that can happen there.
+fn responses(mut own: Value, faults: &[u16]) -> Value {
+    for status in faults {
+        let description = match status {
+            400 => "The path, the query or the JSON is malformed, or the cursor is not valid.",
+            401 => "No valid API key.",
+            403 => "The store belongs to another team, or the key may not use it.",
+            404 => "There is no active store, or no record, with this id.",
+            408 => "The body stopped arriving.",
+            412 => "`If-Match` or `If-None-Match` does not hold.",
+            413 => "The body is too large.",
+            414 => "Path and query are longer than 8 KiB.",
+            415 => "Another media type or content encoding is needed.",
+            422 => "Fields are not accepted: `errors` names all of them.",
+            429 => "The store's rate limit is used up.",
+            431 => "The headers are larger than 16 KiB.",
+            503 => {
+                "`overloaded` or `database_unavailable`: nothing was done. `outcome_unknown`: it \
+                    may have been; repeating is safe."
+            }
+            _ => "A fault of ours.",
+        };
+        own[status.to_string()] = problem(description);
+    }
+    own
+}
+
+fn conditions() -> Vec<Value> {
+    vec![parameter("If-Match"), parameter("If-None-Match")]
+}
+
+fn post<R: Resource>(one: &str) -> Value {
+    let [first, second] = R::examples();
+    let mut parameters = vec![parameter("dry_run")];
+    parameters.extend(conditions());
+    json!({
+        "tags": [title(R::PATH)],
+        "summary": format!("Create or replace: {one}"),
+        "operationId": format!("upsert_{}", R::SINGULAR),
+        "description": "A member that is left out becomes null or its default. Pushing the content \
+            that is there already changes nothing.",
+        "parameters": parameters,
+        "requestBody": {
+            "required": true,
+            "content": { "application/json": {
+                "schema": reference::<R::Input>(),
+                "examples": { "first": { "value": first }, "second": { "value": second } }
+            }}
+        },
+        "responses": responses(json!({
+            "200": written::<R>("There already: `updated`, `unchanged` or `stale`."),
+            "201": written::<R>("Created."),
+        }), WRITE_FAULTS)
+    })
+}
+
+fn patch<R: Resource>(one: &str) -> Value {
+    let body = json!({ "schema": reference::<R::Patch>(), "example": R::patch_example() });
+    let mut parameters = vec![parameter("dry_run")];
+    parameters.extend(conditions());
+    json!({
+        "tags": [title(R::PATH)],
+        "summary": format!("Change the mutable members: {one}"),
+        "operationId": format!("patch_{}", R::SINGULAR),
+        "description": "JSON Merge Patch (RFC 7396): absent keeps, null clears, `tags` and \
+            `metadata` are replaced whole.",
+        "parameters": parameters,
+        "requestBody": {
+            "required": true,
+            "content": { "application/merge-patch+json": body, "application/json": body }
+        },
+        "responses": responses(json!({
+            "200": written::<R>("`updated`, `unchanged` or `stale`."),
+        }), WRITE_FAULTS)
+    })
+}
+
+fn get_one<R: Resource>(one: &str) -> Value {
+    let mut found = content("The record.", reference::<R::Answer>());
+    found["headers"]["ETag"] = json!({ "$ref": "#/components/headers/ETag" });
+    json!({
+        "tags": [title(R::PATH)],
+        "summary": format!("Read: {one}"),
+        "operationId": format!("get_{}", R::SINGULAR),
+        "responses": responses(json!({ "200": found }), READ_FAULTS)
+    })
+}
+
+fn list<R: Resource>(one: &str) -> Value {
+    let mut parameters = vec![
+        parameter("limit"),
+        parameter("cursor"),
+        json!({
+            "name": "id", "in": "query", "description": "Only the record with this id.",
+            "schema": { "type": "string", "format": "uuid" }
+        }),
+    ];
+    if R::HAS_CUSTOMER {
+        parameters.push(json!({
+            "name": "customer_external_id", "in": "query",
+            "description": "Only records of the customer with this external id.",
+            "schema": { "type": "string" }
+        }));
+    }
+    let page = json!({
+        "type": "object",
+        "required": ["data", "next_cursor"],
+        "properties": {
+            "data": { "type": "array", "items": reference::<R::Answer>() },
+            "next_cursor": {
+                "type": ["string", "null"],
+                "description": "Send it as `cursor` for the next page; null at the end."
+            }
+        }
+    });
+    json!({
+        "tags": [title(R::PATH)],
+        "summary": format!("List in order of creation: {one}"),
+        "operationId": format!("list_{}", R::PATH),
+        "parameters": parameters,
+        "responses": responses(json!({ "200": content("A page.", page) }), READ_FAULTS)
+    })
+}
+
+fn bulk<R: Resource>(all: &str) -> Value {
+    let items = json!({
+        "type": "object",
+        "required": ["items"],
+        "additionalProperties": false,
+        "properties": {
+            "items": { "type": "array", "maxItems": 1000, "items": {} }
+        }
+    });
+    let [first, second] = R::examples();
+    let lines = format!("{first}\n{second}\n");
+    let mut answer = content("An outcome for each item.", reference::<BulkAnswer>());
+    answer["content"]["application/x-ndjson"] = json!({
+        "schema": {
+            "type": "string",
+            "description": "A `BulkResult` a line, then a `BulkEnd`. Without that last line the \
+                stream was cut, and lines that were not answered may have been written."
+        }
+    });
+    json!({
+        "tags": [title(R::PATH)],
+        "summary": format!("Create or replace many: {all}"),
+        "operationId": format!("bulk_upsert_{}", R::PATH),
+        "description": format!("As JSON at most 1,000 items, each a `{}`; as `application/x-ndjson` \
+            one item a line, any number of them, answered as they are written. A faulty item fails \
+            alone, unless `atomic` is true.", R::Input::name()),
+        "parameters": [
+            {
+                "name": "atomic", "in": "query",
+                "description": "JSON only: all or nothing.",
+                "schema": { "type": "boolean", "default": false }
+            },
+            {
+                "name": "dry_run", "in": "query",
+                "description": "JSON only: everything but the commit.",
+                "schema": { "type": "boolean", "default": false }
+            },
+            {
+                "name": "results", "in": "query",
+                "description": "`application/x-ndjson` only: which results to answer.",
+                "schema": { "type": "string", "enum": ["all", "failed"], "default": "all" }
+            }
+        ],
+        "requestBody": {
+            "required": true,
+            "content": {
+                "application/json": {
+                    "schema": items,
+                    "example": { "items": [first, second] }
+                },
+                "application/x-ndjson": { "schema": { "type": "string" }, "example": lines }
+            }
+        },
+        "responses": responses(json!({ "200": answer }), WRITE_FAULTS)
+    })
+}
+
+fn erase(all: &str) -> Value {
+    json!({
+        "tags": [all],
+        "summary": "Erase a person",
+        "operationId": "erase_customer",
+        "description": "Everything that names the person goes, in one transaction. Orders stay; \
+            their customer answers `{\"id\", \"erased\": true}`.",
+        "responses": responses(json!({
+            "204": { "description": "Gone, or never there." }
+        }), READ_FAULTS)
+    })
+}
+
+fn path_key<R: Resource>() -> Value {
+    let description = if R::IS_PERSON {
+        "The caller's own id, percent-encoded; when none matches, the phone (`%2B33612345678`) of a \
+         record without one."
+    } else {
+        "The caller's own id, percent-encoded."
+    };
+    json!({
+        "name": "external_id", "in": "path", "required": true, "description": description,
+        "schema": { "type": "string", "minLength": 1, "maxLength": 255 }
+    })
+}
+
+fn headers() -> Value {
+    json!({
+        "X-Request-Id": {
+            "description": "The id that was sent, or a new one.",
+            "schema": { "type": "string" }
+        },
+        "ETag": {
+            "description": "The record's version, for `If-Match`.",
+            "schema": { "type": "string" }
+        },
+        "Keyfold-Outcome": {
+            "description": "What the write came to.",
+            "schema": { "type": "string", "enum": ["created", "updated", "unchanged", "stale"] }
+        }
+    })
+}
+
+fn parameters() -> Value {
+    json!({
+        "store_id": {
+            "name": "store_id", "in": "path", "required": true,
+            "description": "The store, as `keyfold store list` shows it.",
+            "schema": { "type": "integer", "format": "int64", "minimum": 1 }
+        },
+        "limit": {
+            "name": "limit", "in": "query", "description": "At most so many.",
+            "schema": { "type": "integer", "minimum": 1, "maximum": 200, "default": 50 }
+        },
+        "cursor": {
+            "name": "cursor", "in": "query",
+            "description": "`next_cursor` of the page before, with the same filters.",
+            "schema": { "type": "string" }
+        },
+        "dry_run": {
+            "name": "dry_run", "in": "query",
+            "description": "Everything but the commit: the same answer, nothing stored.",
+            "schema": { "type": "boolean", "default": false }
+        },
+        "If-Match": {
+            "name": "If-Match", "in": "header",
+            "description": "Write only if the record has this version (RFC 9110, 13.1.1).",
+            "schema": { "type": "string" }
+        },
+        "If-None-Match": {
+            "name": "If-None-Match", "in": "header",
+            "description": "`*`: write only if there is no such record (RFC 9110, 13.1.2).",
+            "schema": { "type": "string" }
+        }
+    })
+}
+
+fn problem_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "RFC 9457.",
+        "required": ["type", "title", "status", "detail", "code", "request_id"],
+        "properties": {
+            "type": { "type": "string", "examples": ["urn:keyfold:problem:validation_failed"] },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string" },
+            "code": { "type": "string", "description": "Stable, never renamed." },
+            "request_id": { "type": "string" },
+            "errors": {
+                "type": "object",
+                "description": "Dotted paths of faulty fields and what is wrong with each.",
+                "additionalProperties": { "type": "array", "items": { "type": "string" } },
+                "examples": [{ "customer.phone": ["is required"] }]
+            }
+        }
+    })
+}

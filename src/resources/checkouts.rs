@@ -1,0 +1,688 @@
+//! Checkouts: baskets that were left, until they are recovered.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::customers::embedded::{
+    CarriesCustomer, CustomerRef, CustomerView, EmbeddedCustomer, EmbeddedCustomers,
+};
+use super::customers::{self, embedded};
+use crate::auth::StoreAccess;
+use crate::engine::read::{ByExternalId, Filter, by_external_id};
+use crate::engine::record::{Record, RowWrite};
+use crate::engine::{Locks, Resource};
+use crate::error::Error;
+use crate::state::State;
+use crate::values::{
+    Currency, CurrencyInput, ExternalId, Fields, FreeJson, FreeObject, FreeObjects, HttpUrl,
+    LINE_ITEMS, METADATA_BYTES, Money, MoneyInput, Patch, Tags, Timestamp, TimestampInput, choice,
+};
+
+/// The resource.
+pub struct Checkout;
+
+/// What is stored of a checkout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    external_id: ExternalId,
+    abandoned_at: DateTime<Utc>,
+    total_price: Decimal,
+    currency: Option<Currency>,
+    recovery_url: Option<String>,
+    status: String,
+    customer: CustomerRef,
+    line_items: FreeJson,
+    tags: Tags,
+    metadata: FreeJson,
+}
+
+/// What can become of a checkout.
+pub const STATUSES: &[&str] = &["active", "abandoned", "recovered", "completed", "expired"];
+
+/// What a checkout is until the caller says otherwise.
+const FIRST_STATUS: &str = "abandoned";
+
+/// One of [`STATUSES`].
+#[derive(Clone, Copy, Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum CheckoutStatus {
+    /// The shopper is still there.
+    Active,
+    /// Left.
+    Abandoned,
+    /// Came back.
+    Recovered,
+    /// Became an order.
+    Completed,
+    /// Too old.
+    Expired,
+}
+
+/// A checkout as the caller pushes it.
+#[derive(Debug, ToSchema)]
+pub struct CheckoutInput {
+    /// The caller's own id of the checkout: its natural key in the store.
+    pub external_id: ExternalId,
+    /// When the shopper left it.
+    #[schema(value_type = TimestampInput)]
+    pub abandoned_at: Timestamp,
+    /// What the shopper would pay, in units of `currency`.
+    #[schema(value_type = MoneyInput)]
+    pub total_price: Money,
+    /// ISO 4217.
+    #[schema(value_type = Option<CurrencyInput>)]
+    pub currency: Option<Currency>,
+    /// Where the shopper can go on.
+    pub recovery_url: Option<HttpUrl>,
+    /// `abandoned` on creation; left out later, the stored one stays, so that a late retry can't
+    /// re-open a recovered checkout. Never null.
+    #[schema(value_type = CheckoutStatus, required = false)]
+    pub status: Option<&'static str>,
+    /// Whose it is.
+    pub customer: EmbeddedCustomer,
+    /// What is in it: at most 5,000 objects of any shape.
+    #[schema(value_type = Option<FreeObjects>)]
+    pub line_items: Option<FreeJson>,
+    /// Labels; duplicates are dropped, the order is kept.
+    pub tags: Option<Tags>,
+    /// Free data, at most 64 KiB.
+    #[schema(value_type = Option<FreeObject>)]
+    pub metadata: Option<FreeJson>,
+    /// When the caller's own system changed the record; an older push than the stored one is stale.
+    #[schema(value_type = Option<TimestampInput>)]
+    pub source_updated_at: Option<Timestamp>,
+}
+
+/// Changes to a checkout: what is absent stays, null clears.
+#[derive(Debug, ToSchema)]
+pub struct CheckoutPatch {
+    /// Never null.
+    #[schema(value_type = CheckoutStatus, required = false)]
+    pub status: Patch<&'static str>,
+    /// Where the shopper can go on.
+    #[schema(value_type = Option<HttpUrl>)]
+    pub recovery_url: Patch<HttpUrl>,
+    /// Reabandoned whole.
+    #[schema(value_type = Option<Tags>)]
+    pub tags: Patch<Tags>,
+    /// Reabandoned whole.
+    #[schema(value_type = Option<FreeObject>)]
+    pub metadata: Patch<FreeJson>,
+}
+
+/// A checkout as it is stored.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Checkout)]
+pub struct CheckoutAnswer {
+    /// UUIDv7; null only in the answer of a dry run that would create it.
+    #[schema(required)]
+    id: Option<Uuid>,
+    /// The store.
+    store_id: i64,
+    external_id: ExternalId,
+    abandoned_at: Timestamp,
+    total_price: Money,
+    #[schema(required)]
+    currency: Option<Currency>,
+    #[schema(required)]
+    recovery_url: Option<String>,
+    #[schema(value_type = CheckoutStatus)]
+    status: String,
+    /// As stored.
+    customer: CustomerView,
+    #[schema(value_type = FreeObjects)]
+    line_items: FreeJson,
+    tags: Tags,
+    #[schema(value_type = FreeObject)]
+    metadata: FreeJson,
+    /// Grows by one with each change.
+    version: i64,
+    #[schema(required)]
+    source_updated_at: Option<Timestamp>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl CarriesCustomer for Checkout {
+    fn customer(input: &CheckoutInput) -> &EmbeddedCustomer {
+        &input.customer
+    }
+
+    fn reference(content: &Content) -> &CustomerRef {
+        &content.customer
+    }
+
+    fn reference_mut(content: &mut Content) -> &mut CustomerRef {
+        &mut content.customer
+    }
+}
+
+impl Resource for Checkout {
+    const SINGULAR: &'static str = "checkout";
+    const PATH: &'static str = "checkouts";
+    const MUTABLE: &'static [&'static str] = &["status", "recovery_url", "tags", "metadata"];
+    const IMMUTABLE: &'static [&'static str] = &[
+        "external_id",
+        "abandoned_at",
+        "total_price",
+        "currency",
+        "customer",
+        "line_items",
+    ];
+    const HAS_CUSTOMER: bool = true;
+
+    type Key = ExternalId;
+    type Input = CheckoutInput;
+    type Patch = CheckoutPatch;
+    type Content = Content;
+    type Index = ByExternalId<Self>;
+    type Companions = EmbeddedCustomers;
+    type Extra = CustomerView;
+    type Answer = CheckoutAnswer;
+
+    fn read_input(fields: &mut Fields<'_, '_>, store: &StoreAccess) -> Option<CheckoutInput> {
+        let external_id = fields.required("external_id", ExternalId::read);
+        let abandoned_at = fields.required("abandoned_at", Timestamp::read);
+        let total_price = fields.required("total_price", Money::read);
+        let customer = fields.required("customer", |node| EmbeddedCustomer::read(node, store));
+        let currency = fields.optional("currency", Currency::read);
+        let recovery_url = fields.optional("recovery_url", HttpUrl::read);
+        let status = read_status(fields).value();
+        let line_items = fields.optional("line_items", |node| FreeJson::objects(node, LINE_ITEMS));
+        let tags = fields.optional("tags", Tags::read);
+        let metadata = fields.optional("metadata", |node| FreeJson::object(node, METADATA_BYTES));
+        let source_updated_at = fields.optional("source_updated_at", Timestamp::read);
+        Some(CheckoutInput {
+            external_id: external_id?,
+            abandoned_at: abandoned_at?,
+            total_price: total_price?,
+            customer: customer?,
+            currency,
+            recovery_url,
+            status,
+            line_items,
+            tags,
+            metadata,
+            source_updated_at,
+        })
+    }
+
+    fn read_patch(fields: &mut Fields<'_, '_>) -> Option<CheckoutPatch> {
+        Some(CheckoutPatch {
+            status: read_status(fields),
+            recovery_url: fields.patch("recovery_url", HttpUrl::read),
+            tags: fields.patch("tags", Tags::read),
+            metadata: fields.patch("metadata", |node| FreeJson::object(node, METADATA_BYTES)),
+        })
+    }
+
+    fn source_updated_at(input: &CheckoutInput) -> Option<DateTime<Utc>> {
+        input.source_updated_at.map(Timestamp::utc)
+    }
+
+    fn key(input: &CheckoutInput) -> ExternalId {
+        input.external_id.clone()
+    }
+
+    fn path_keys(segment: &str) -> Vec<ExternalId> {
+        ExternalId::parse(segment).ok().into_iter().collect()
+    }
+
+    fn external_id(content: &Content) -> Option<&str> {
+        Some(content.external_id.as_str())
+    }
+
+    fn put(input: &CheckoutInput, current: Option<&Content>) -> Content {
+        Content {
+            external_id: input.external_id.clone(),
+            abandoned_at: input.abandoned_at.utc(),
+            total_price: input.total_price.as_decimal(),
+            currency: input.currency.clone(),
+            recovery_url: input
+                .recovery_url
+                .as_ref()
+                .map(|url| url.as_str().to_owned()),
+            status: match (input.status, current) {
+                (Some(status), _) => status.to_owned(),
+                (None, Some(current)) => current.status.clone(),
+                (None, None) => FIRST_STATUS.to_owned(),
+            },
+            customer: CustomerRef::after(
+                &input.customer,
+                current.map(|checkout| checkout.customer),
+            ),
+            line_items: input
+                .line_items
+                .clone()
+                .unwrap_or_else(FreeJson::empty_array),
+            tags: input.tags.clone().unwrap_or_default(),
+            metadata: input
+                .metadata
+                .clone()
+                .unwrap_or_else(FreeJson::empty_object),
+        }
+    }
+
+    fn patch(patch: &CheckoutPatch, current: &Content) -> Content {
+        let mut content = current.clone();
+        if let Patch::Value(status) = &patch.status {
+            (*status).clone_into(&mut content.status);
+        }
+        patch
+            .recovery_url
+            .map(|url| url.as_str().to_owned())
+            .apply(&mut content.recovery_url);
+        patch.tags.apply_or(&mut content.tags, Tags::default);
+        patch
+            .metadata
+            .apply_or(&mut content.metadata, FreeJson::empty_object);
+        content
+    }
+
+    fn needs_companion(content: &Content) -> bool {
+        content.customer.id.is_none()
+    }
+
+    fn lock_order(a: &RowWrite<Content>, b: &RowWrite<Content>) -> Ordering {
+        by_external_id::<Self>(a, b)
+    }
+
+    async fn load(
+        connection: &mut PgConnection,
+        keys: &[(i64, ExternalId)],
+        locks: Locks<'_>,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = keys
+            .iter()
+            .map(|(store_id, key)| (*store_id, key.as_str()))
+            .unzip();
+        if matches!(locks, Locks::All) {
+            lock(connection, &store_ids, &external_ids).await?;
+        }
+        select(connection, &store_ids, &external_ids).await
+    }
+
+    async fn customer_id(
+        state: &State,
+        store_id: i64,
+        external_id: &str,
+    ) -> Result<Option<Uuid>, Error> {
+        customers::id_of(state, store_id, external_id).await
+    }
+
+    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+        upsert(connection, rows).await
+    }
+
+    async fn page(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+        filter: Filter,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let external_ids = match filter.customer_id() {
+            Some(customer_id) => {
+                let range = (after, limit);
+                page_of_customer(&mut *connection, store_id, customer_id, filter.id(), range)
+                    .await?
+            }
+            None => page(&mut *connection, store_id, filter.id(), (after, limit)).await?,
+        };
+        let keys: Vec<&str> = external_ids.iter().map(String::as_str).collect();
+        let mut records = select(connection, &vec![store_id; keys.len()], &keys).await?;
+        records.sort_by_key(|record| record.id);
+        Ok(records)
+    }
+
+    async fn extras(
+        connection: &mut PgConnection,
+        records: &[Arc<Record<Content>>],
+        companions: &EmbeddedCustomers,
+    ) -> sqlx::Result<Vec<CustomerView>> {
+        embedded::views::<Self>(connection, records, companions).await
+    }
+
+    fn answer(record: &Record<Content>, customer: &CustomerView) -> CheckoutAnswer {
+        let content = record.content.clone();
+        CheckoutAnswer {
+            id: Some(record.id),
+            store_id: record.store_id,
+            external_id: content.external_id,
+            abandoned_at: Timestamp::from_utc(content.abandoned_at),
+            total_price: Money::from_decimal(content.total_price),
+            currency: content.currency,
+            recovery_url: content.recovery_url,
+            status: content.status,
+            customer: customer.clone(),
+            line_items: content.line_items,
+            tags: content.tags,
+            metadata: content.metadata,
+            version: record.version,
+            source_updated_at: record.source_updated_at.map(Timestamp::from_utc),
+            created_at: Timestamp::from_utc(record.created_at),
+            updated_at: Timestamp::from_utc(record.updated_at),
+        }
+    }
+
+    fn hide_ids(answer: &mut CheckoutAnswer, record_is_new: bool) {
+        if record_is_new {
+            answer.id = None;
+        }
+        answer.customer.hide_new_id();
+    }
+
+    fn examples() -> [serde_json::Value; 2] {
+        [
+            json!({
+                "external_id": "B-1001",
+                "abandoned_at": "2026-01-15T09:30:00Z",
+                "total_price": "49.90",
+                "currency": "EUR",
+                "recovery_url": "https://shop.example.com/recover/1001",
+                "status": "abandoned",
+                "customer": {"external_id": "C-1001", "phone": "+33612345678", "first_name": "Camille"},
+                "line_items": [{"sku": "TEA-EARL", "title": "Earl Grey", "quantity": 2, "price": "24.95"}],
+                "tags": ["web"],
+                "metadata": {"channel": "shop"},
+                "source_updated_at": "2026-01-15T09:31:00Z"
+            }),
+            json!({
+                "external_id": "B-1002",
+                "abandoned_at": "2026-01-16T10:00:00Z",
+                "total_price": "12.0125",
+                "currency": "GBP",
+                "recovery_url": "https://shop.example.com/recover/1002",
+                "status": "recovered",
+                "customer": {"external_id": "C-1002", "phone": "+447700900123", "first_name": "Alex"},
+                "line_items": [{"sku": "MUG", "title": "Mug", "quantity": 1, "price": "12.0125"}],
+                "tags": ["till", "gift"],
+                "metadata": {"channel": "till", "desk": 4},
+                "source_updated_at": "2026-01-16T10:01:00Z"
+            }),
+        ]
+    }
+
+    fn patch_example() -> Option<serde_json::Value> {
+        Some(json!({
+            "status": "completed",
+            "recovery_url": "https://shop.example.com/thanks/1001",
+            "tags": ["web", "won"],
+            "metadata": {"channel": "shop", "campaign": "spring"}
+        }))
+    }
+}
+
+/// The status, which can't be null.
+fn read_status(fields: &mut Fields<'_, '_>) -> Patch<&'static str> {
+    let status = fields.patch("status", choice(STATUSES));
+    if matches!(status, Patch::Null) {
+        fields.add_fault("status", "can't be null");
+    }
+    status
+}
+
+/// A row as the statement below gives it.
+struct Row {
+    store_id: i64,
+    id: Uuid,
+    external_id: String,
+    abandoned_at: DateTime<Utc>,
+    total_price: Decimal,
+    currency: Option<String>,
+    recovery_url: Option<String>,
+    status: String,
+    customer_id: Uuid,
+    customer_digest: Option<Vec<u8>>,
+    line_items: String,
+    tags: Json<Vec<String>>,
+    metadata: String,
+    version: i64,
+    source_updated_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<Row> for Record<Content> {
+    fn from(row: Row) -> Self {
+        Self {
+            store_id: row.store_id,
+            id: row.id,
+            version: row.version,
+            source_updated_at: row.source_updated_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            content: Content {
+                external_id: ExternalId::from_stored(row.external_id),
+                abandoned_at: row.abandoned_at,
+                total_price: row.total_price,
+                currency: row.currency.map(Currency::from_stored),
+                recovery_url: row.recovery_url,
+                status: row.status,
+                customer: CustomerRef::stored(row.customer_id, row.customer_digest),
+                line_items: FreeJson::from_stored(row.line_items),
+                tags: Tags::from_stored(row.tags.0),
+                metadata: FreeJson::from_stored(row.metadata),
+            },
+        }
+    }
+}
+
+async fn select(
+    connection: &mut PgConnection,
+    store_ids: &[i64],
+    external_ids: &[&str],
+) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select
+            c.store_id, c.id, c.external_id, c.abandoned_at, c.total_price, c.currency,
+            c.recovery_url, c.status, c.customer_id, c.customer_digest,
+            c.line_items::text as "line_items!", c.tags as "tags: Json<Vec<String>>",
+            c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
+            c.updated_at
+        from (select distinct * from unnest($1::bigint[], $2::text[])) as wanted (store_id, external_id)
+        join checkouts c on c.store_id = wanted.store_id and c.external_id = wanted.external_id"#,
+        store_ids,
+        external_ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| Arc::new(row.into())).collect())
+}
+
+async fn lock(
+    connection: &mut PgConnection,
+    store_ids: &[i64],
+    external_ids: &[&str],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select c.id
+        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
+        join checkouts c on c.store_id = wanted.store_id and c.external_id = wanted.external_id
+        order by c.store_id, c.external_id
+        for no key update of c",
+        store_ids,
+        external_ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
+async fn page(
+    connection: &mut PgConnection,
+    store_id: i64,
+    id: Option<Uuid>,
+    (after, limit): (Uuid, i64),
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        "select external_id
+        from checkouts
+        where store_id = $1
+            and id > $2
+            and ($3::uuid is null or id = $3)
+        order by id
+        limit $4",
+        store_id,
+        after,
+        id,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+async fn page_of_customer(
+    connection: &mut PgConnection,
+    store_id: i64,
+    customer_id: Uuid,
+    id: Option<Uuid>,
+    (after, limit): (Uuid, i64),
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        "select external_id
+        from checkouts
+        where store_id = $1
+            and customer_id = $2
+            and id > $3
+            and ($4::uuid is null or id = $4)
+        order by id
+        limit $5",
+        store_id,
+        customer_id,
+        after,
+        id,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes checkouts whose stored version is still the one that they replace; tells how many.
+async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
+    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
+    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
+    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
+    let external_ids: Vec<&str> = contents.iter().map(|c| c.external_id.as_str()).collect();
+    let abandoned: Vec<DateTime<Utc>> = contents.iter().map(|c| c.abandoned_at).collect();
+    let totals: Vec<Decimal> = contents.iter().map(|c| c.total_price).collect();
+    let currencies: Vec<Option<&str>> = contents
+        .iter()
+        .map(|c| c.currency.as_ref().map(Currency::as_str))
+        .collect();
+    let urls: Vec<Option<&str>> = contents.iter().map(|c| c.recovery_url.as_deref()).collect();
+    let statuses: Vec<&str> = contents.iter().map(|c| c.status.as_str()).collect();
+    let customers: Vec<Option<Uuid>> = contents.iter().map(|c| c.customer.id).collect();
+    let digests: Vec<Option<&[u8]>> = contents
+        .iter()
+        .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
+        .collect();
+    let line_items: Vec<&str> = contents.iter().map(|c| c.line_items.as_str()).collect();
+    let tags: Vec<String> = contents.iter().map(|c| c.tags.to_json()).collect();
+    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
+    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
+    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
+    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
+    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
+    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+    let done = sqlx::query!(
+        "insert into checkouts (
+            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url,
+            status, customer_id, customer_digest, line_items, tags, metadata, version,
+            replaced_version, source_updated_at, created_at, updated_at
+        )
+        select
+            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url,
+            status, customer_id, customer_digest, line_items::jsonb, tags::jsonb,
+            metadata::jsonb, version, replaced_version, source_updated_at, created_at, updated_at
+        from unnest(
+            $1::bigint[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[], $6::text[],
+            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[],
+            $13::text[], $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[],
+            $18::timestamptz[]
+        ) as row (
+            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url,
+            status, customer_id, customer_digest, line_items, tags, metadata, version,
+            replaced_version, source_updated_at, created_at, updated_at
+        )
+        on conflict (store_id, external_id) do update
+        set abandoned_at = excluded.abandoned_at,
+            total_price = excluded.total_price,
+            currency = excluded.currency,
+            recovery_url = excluded.recovery_url,
+            status = excluded.status,
+            customer_id = excluded.customer_id,
+            -- an erasure may have cleared it since it was read
+            customer_digest = case
+                when checkouts.customer_digest is null
+                    and checkouts.customer_id = excluded.customer_id
+                then null
+                else excluded.customer_digest
+            end,
+            line_items = excluded.line_items,
+            tags = excluded.tags,
+            metadata = excluded.metadata,
+            version = excluded.version,
+            replaced_version = excluded.replaced_version,
+            source_updated_at = excluded.source_updated_at,
+            updated_at = excluded.updated_at
+        where checkouts.version = excluded.replaced_version
+            and (
+                checkouts.source_updated_at is null
+                or checkouts.source_updated_at <= excluded.source_updated_at
+            )",
+        &store_ids,
+        &ids,
+        &external_ids as &[&str],
+        &abandoned,
+        &totals,
+        &currencies as &[Option<&str>],
+        &urls as &[Option<&str>],
+        &statuses as &[&str],
+        &customers as &[Option<Uuid>],
+        &digests as &[Option<&[u8]>],
+        &line_items as &[&str],
+        &tags,
+        &metadata as &[&str],
+        &versions,
+        &replaced,
+        &sources as &[Option<DateTime<Utc>>],
+        &created,
+        &updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Clears the digests of what checkouts carried of an erased customer.
+///
+/// # Errors
+/// When the database fails.
+pub async fn forget_customer(
+    connection: &mut PgConnection,
+    store_id: i64,
+    customer_id: Uuid,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update checkouts
+        set customer_digest = null
+        where store_id = $1 and customer_id = $2 and customer_digest is not null",
+        store_id,
+        customer_id,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,506 @@
+//! The customer inside an order or a checkout.
+//!
+//! It is part of the order's content, kept as a digest, so a replayed order doesn't look at the
+//! customer at all. An order that changes and brings a new digest merges the customer: what it
+//! leaves out stays, because an order isn't the customer's home. Several orders of one batch that
+//! carry the same customer are folded into one row, one version, one event.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::identity::{self, Identity};
+use super::{Content, Customer, makes_or_adopts};
+use crate::auth::StoreAccess;
+use crate::clock::Clock;
+use crate::engine::events::Event;
+use crate::engine::failure::Failure;
+use crate::engine::record::{Record, Working};
+use crate::engine::write::{self, Outcome};
+use crate::engine::{Arrival, Companions, Locks, Resource};
+use crate::values::{
+    Checked, Count, Email, ExternalId, Faults, Fields, FreeJson, Locale, Node, Phone, PhoneInput,
+    Tags, Text, text,
+};
+
+/// The customer as an order or a checkout carries it. What is left out or null keeps what is
+/// stored.
+#[derive(Debug, ToSchema)]
+pub struct EmbeddedCustomer {
+    /// The caller's own id of this person; without it the phone names the record.
+    pub external_id: Option<ExternalId>,
+    /// Any spelling of a possible number; kept as E.164.
+    #[schema(value_type = PhoneInput)]
+    pub phone: Phone,
+    /// Given name.
+    #[schema(value_type = Option<Text<255>>)]
+    pub first_name: Option<String>,
+    /// Family name.
+    #[schema(value_type = Option<Text<255>>)]
+    pub last_name: Option<String>,
+    /// Address for mail.
+    pub email: Option<Email>,
+    /// BCP 47 language tag.
+    pub locale: Option<Locale>,
+    /// Labels; replace the stored ones.
+    pub tags: Option<Tags>,
+    /// What this person has spent, as the caller counts it.
+    pub lifetime_value: Option<Count>,
+    /// How often this person has ordered, as the caller counts it.
+    pub orders_count: Option<Count>,
+}
+
+impl EmbeddedCustomer {
+    /// Reads the member `customer`.
+    ///
+    /// # Errors
+    /// All its faulty fields, by paths inside it.
+    pub fn read(node: &Node<'_>, store: &StoreAccess) -> Checked<Self> {
+        let mut fields = Fields::of(node)?;
+        let phone = fields.required("phone", |node| Phone::read(node, store.default_country));
+        let external_id = fields.optional("external_id", ExternalId::read);
+        let first_name = fields.optional("first_name", text(255));
+        let last_name = fields.optional("last_name", text(255));
+        let email = fields.optional("email", Email::read);
+        let locale = fields.optional("locale", Locale::read);
+        let tags = fields.optional("tags", Tags::read);
+        let lifetime_value = fields.optional("lifetime_value", Count::read);
+        let orders_count = fields.optional("orders_count", Count::read);
+        fields.finish()?;
+        let phone = phone.ok_or_else(Faults::default)?;
+        Ok(Self {
+            external_id,
+            phone,
+            first_name,
+            last_name,
+            email,
+            locale,
+            tags,
+            lifetime_value,
+            orders_count,
+        })
+    }
+
+    /// Which record it means.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        match &self.external_id {
+            Some(external_id) => Identity::Named(external_id.clone(), self.phone.clone()),
+            None => Identity::Phone(self.phone.clone()),
+        }
+    }
+
+    /// SHA-256 over what was sent, member by member; what is left out takes no part, so that a
+    /// member added later leaves old digests as they are.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut member = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                hash.update(name.as_bytes());
+                hash.update((value.len() as u64).to_be_bytes());
+                hash.update(value.as_bytes());
+            }
+        };
+        member(
+            "external_id",
+            self.external_id.as_ref().map(ExternalId::as_str),
+        );
+        member("phone", Some(self.phone.as_str()));
+        member("first_name", self.first_name.as_deref());
+        member("last_name", self.last_name.as_deref());
+        member("email", self.email.as_ref().map(Email::as_str));
+        member("locale", self.locale.as_ref().map(Locale::as_str));
+        member("tags", self.tags.as_ref().map(Tags::to_json).as_deref());
+        let number = |count: Option<Count>| count.map(|count| count.get().to_string());
+        member("lifetime_value", number(self.lifetime_value).as_deref());
+        member("orders_count", number(self.orders_count).as_deref());
+        hash.finalize().into()
+    }
+
+    /// What is stored after this: left out or null keeps what was there.
+    fn merged(&self, current: Option<&Content>) -> Content {
+        let mut content = current.cloned().unwrap_or_else(|| Content {
+            external_id: None,
+            phone: None,
+            first_name: None,
+            last_name: None,
+            email: None,
+            locale: None,
+            tags: Tags::default(),
+            lifetime_value: None,
+            orders_count: None,
+            metadata: FreeJson::empty_object(),
+            erased: false,
+        });
+        content.phone = Some(self.phone.clone());
+        keep(&mut content.external_id, self.external_id.clone());
+        keep(&mut content.first_name, self.first_name.clone());
+        keep(&mut content.last_name, self.last_name.clone());
+        keep(
+            &mut content.email,
+            self.email.as_ref().map(|email| email.as_str().to_owned()),
+        );
+        keep(
+            &mut content.locale,
+            self.locale
+                .as_ref()
+                .map(|locale| locale.as_str().to_owned()),
+        );
+        keep(
+            &mut content.lifetime_value,
+            self.lifetime_value.map(Count::get),
+        );
+        keep(&mut content.orders_count, self.orders_count.map(Count::get));
+        if let Some(tags) = &self.tags {
+            content.tags = tags.clone();
+        }
+        content
+    }
+}
+
+/// Takes the new value if there is one.
+fn keep<T>(stored: &mut Option<T>, sent: Option<T>) {
+    if sent.is_some() {
+        *stored = sent;
+    }
+}
+
+/// The customer of a stored order: which record, and what the order carried.
+#[derive(Clone, Copy, Debug)]
+pub struct CustomerRef {
+    /// None until it is settled who that is.
+    pub id: Option<Uuid>,
+    /// None once that customer has been erased: no digest is known to differ from it.
+    pub digest: Option<[u8; 32]>,
+}
+
+impl CustomerRef {
+    /// The reference after a POST: the stored one, unless what is carried is news.
+    #[must_use]
+    pub fn after(sent: &EmbeddedCustomer, current: Option<Self>) -> Self {
+        let news = Self {
+            id: None,
+            digest: Some(sent.digest()),
+        };
+        match current {
+            Some(current) if current == news => current,
+            _ => news,
+        }
+    }
+
+    /// The reference of a stored row.
+    #[must_use]
+    pub fn stored(id: Uuid, digest: Option<Vec<u8>>) -> Self {
+        Self {
+            id: Some(id),
+            digest: digest.and_then(|digest| digest.try_into().ok()),
+        }
+    }
+}
+
+/// An unknown digest equals every other: an erased customer is not revived.
+impl PartialEq for CustomerRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest.is_none() || other.digest.is_none() || self.digest == other.digest
+    }
+}
+
+/// A resource whose bodies carry a customer.
+pub trait CarriesCustomer: Resource {
+    /// The customer that was sent.
+    fn customer(input: &Self::Input) -> &EmbeddedCustomer;
+    /// Where the stored content refers to it.
+    fn reference(content: &Self::Content) -> &CustomerRef;
+    /// The same, to settle it.
+    fn reference_mut(content: &mut Self::Content) -> &mut CustomerRef;
+}
+
+/// The customers that a batch of orders or checkouts carries along.
+pub struct EmbeddedCustomers {
+    working: Working<Customer>,
+    stored: Vec<Arc<Record<Content>>>,
+    locked: Locked,
+    unlocked: Vec<usize>,
+    folded: BTreeSet<Uuid>,
+}
+
+enum Locked {
+    All,
+    Places(BTreeSet<usize>),
+}
+
+impl Default for EmbeddedCustomers {
+    fn default() -> Self {
+        Self {
+            working: Working::over(&[]),
+            stored: Vec::new(),
+            locked: Locked::Places(BTreeSet::new()),
+            unlocked: Vec::new(),
+            folded: BTreeSet::new(),
+        }
+    }
+}
+
+impl EmbeddedCustomers {
+    /// Applies one customer and gives the record's id.
+    fn merge(
+        &mut self,
+        customer: &EmbeddedCustomer,
+        place: usize,
+        store_id: i64,
+        moment: &Moment,
+        clock: &Clock,
+    ) -> Uuid {
+        let current = self.working.find(store_id, &customer.identity()).cloned();
+        let content = customer.merged(current.as_deref().map(|record| &record.content));
+        if makes_or_adopts(current.as_deref().map(|record| &record.content), &content) {
+            self.note_lock(place);
+        }
+        let Some(current) = current else {
+            return self.make(store_id, content, moment, clock);
+        };
+        let is_later = current.source_updated_at > moment.source_updated_at
+            && moment.source_updated_at.is_some();
+        if is_later || content == current.content {
+            return current.id;
+        }
+        self.change(&current, content, moment, clock);
+        current.id
+    }
+
+    fn note_lock(&mut self, place: usize) {
+        let is_locked = match &self.locked {
+            Locked::All => true,
+            Locked::Places(places) => places.contains(&place),
+        };
+        if !is_locked {
+            self.unlocked.push(place);
+        }
+    }
+
+    fn make(&mut self, store_id: i64, content: Content, moment: &Moment, clock: &Clock) -> Uuid {
+        let record = Arc::new(Record {
+            store_id,
+            id: clock.new_id(),
+            version: 1,
+            // An order's time is not the customer's.
+            source_updated_at: None,
+            created_at: moment.now,
+            updated_at: moment.now,
+            content,
+        });
+        self.folded.insert(record.id);
+        self.working.note(Event::of::<Customer>(
+            clock.new_id(),
+            Outcome::Created,
+            &record,
+        ));
+        self.working.put(Arc::clone(&record));
+        record.id
+    }
+
+    /// A change; a second one of the same batch goes into the version that the first one made.
+    fn change(
+        &mut self,
+        current: &Arc<Record<Content>>,
+        content: Content,
+        moment: &Moment,
+        clock: &Clock,
+    ) {
+        if self.folded.insert(current.id) {
+            let record = Arc::new(current.changed(content, None, moment.now));
+            self.working.note(Event::of::<Customer>(
+                clock.new_id(),
+                Outcome::Updated,
+                &record,
+            ));
+            self.working.put(record);
+        } else {
+            self.working.put(Arc::new(Record {
+                content,
+                ..Record::clone(current)
+            }));
+        }
+    }
+}
+
+/// When an order says what it says.
+struct Moment {
+    source_updated_at: Option<chrono::DateTime<chrono::Utc>>,
+    now: chrono::DateTime<chrono::Utc>,
+}
+
+impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
+    async fn load(
+        &mut self,
+        connection: &mut PgConnection,
+        needs: &[(i64, &R::Input)],
+        locks: Locks<'_>,
+    ) -> sqlx::Result<()> {
+        let keys: Vec<(i64, Identity)> = needs
+            .iter()
+            .map(|(store_id, input)| (*store_id, R::customer(input).identity()))
+            .collect();
+        let stored = identity::load(connection, &keys, locks).await?;
+        *self = Self {
+            working: Working::over(&stored),
+            stored,
+            locked: match locks {
+                Locks::None => Locked::Places(BTreeSet::new()),
+                Locks::Fresh(places) => Locked::Places(places.iter().copied().collect()),
+                Locks::All => Locked::All,
+            },
+            ..Self::default()
+        };
+        Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.working = Working::over(&self.stored);
+        self.unlocked.clear();
+        self.folded.clear();
+    }
+
+    fn settle(&mut self, arrival: &Arrival<'_, R>, content: &mut R::Content, clock: &Clock) {
+        let moment = Moment {
+            source_updated_at: arrival.source_updated_at,
+            now: arrival.now,
+        };
+        let customer = R::customer(arrival.input);
+        let id = self.merge(customer, arrival.place, arrival.store_id, &moment, clock);
+        R::reference_mut(content).id = Some(id);
+    }
+
+    fn unlocked(&self) -> &[usize] {
+        &self.unlocked
+    }
+
+    async fn store(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
+        write::store(connection, &self.working).await
+    }
+}
+
+/// The customer as the answer of an order or a checkout shows it.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = OrderCustomer)]
+pub enum CustomerView {
+    /// As stored.
+    Known(KnownCustomer),
+    /// Erased: nothing is left but the id.
+    Erased {
+        /// The id that the customer had.
+        id: Uuid,
+        /// Always true.
+        erased: bool,
+    },
+}
+
+/// A customer as stored, without its free data.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct KnownCustomer {
+    /// UUIDv7; null only in the answer of a dry run that would create it.
+    #[schema(required)]
+    id: Option<Uuid>,
+    #[schema(required)]
+    external_id: Option<ExternalId>,
+    /// E.164.
+    phone: Phone,
+    #[schema(required)]
+    first_name: Option<String>,
+    #[schema(required)]
+    last_name: Option<String>,
+    #[schema(required)]
+    email: Option<String>,
+    #[schema(required)]
+    locale: Option<String>,
+    tags: Tags,
+    #[schema(required)]
+    lifetime_value: Option<i64>,
+    #[schema(required)]
+    orders_count: Option<i64>,
+    /// Made by the very request that is answered.
+    #[serde(skip)]
+    #[schema(ignore)]
+    is_new: bool,
+}
+
+impl CustomerView {
+    fn of(record: &Record<Content>, is_new: bool) -> Self {
+        let content = record.content.clone();
+        let Some(phone) = content.phone else {
+            return Self::Erased {
+                id: record.id,
+                erased: true,
+            };
+        };
+        Self::Known(KnownCustomer {
+            id: Some(record.id),
+            external_id: content.external_id,
+            phone,
+            first_name: content.first_name,
+            last_name: content.last_name,
+            email: content.email,
+            locale: content.locale,
+            tags: content.tags,
+            lifetime_value: content.lifetime_value,
+            orders_count: content.orders_count,
+            is_new,
+        })
+    }
+
+    /// For a dry run: a customer that would be made has no id yet.
+    pub fn hide_new_id(&mut self) {
+        if let Self::Known(customer) = self
+            && customer.is_new
+        {
+            customer.id = None;
+        }
+    }
+}
+
+/// The customers of orders or checkouts, in their order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn views<R: CarriesCustomer>(
+    connection: &mut PgConnection,
+    records: &[Arc<Record<R::Content>>],
+    companions: &EmbeddedCustomers,
+) -> sqlx::Result<Vec<CustomerView>> {
+    let of = |record: &Record<R::Content>| R::reference(&record.content).id.unwrap_or_default();
+    let mut views: HashMap<Uuid, CustomerView> = HashMap::new();
+    let mut missing: BTreeSet<(i64, Uuid)> = BTreeSet::new();
+    for record in records {
+        let id = of(record);
+        match companions.working.by_id(id) {
+            Some(customer) => {
+                let is_new = companions.working.is_new(id);
+                views.insert(id, CustomerView::of(customer, is_new));
+            }
+            None => {
+                missing.insert((record.store_id, id));
+            }
+        }
+    }
+    if !missing.is_empty() {
+        let keys: Vec<_> = missing
+            .into_iter()
+            .map(|(store_id, id)| (store_id, Identity::Id(id)))
+            .collect();
+        for customer in identity::load(connection, &keys, Locks::None).await? {
+            views.insert(customer.id, CustomerView::of(&customer, false));
+        }
+    }
+    let gone = |id| CustomerView::Erased { id, erased: true };
+    Ok(records
+        .iter()
+        .map(|record| views.get(&of(record)).cloned().unwrap_or(gone(of(record))))
+        .collect())
+}

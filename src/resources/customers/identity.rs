@@ -1,0 +1,353 @@
+//! Who is this customer? The four rules of identity, and the locks that hold them.
+//!
+//! 1. With an external id: the record with it. If there is none, but a record *without* external id
+//!    has this phone, that one adopts the external id. Otherwise a new one.
+//! 2. Without: the record with this phone and no external id; else the oldest record with this
+//!    phone; else a new one.
+//! 3. Two external ids may share a phone.
+//! 4. Any mix of concurrent writes leaves what some order of them would leave.
+//!
+//! The two unique indexes alone can't hold rule 4: `{phone, external_id}` and `{phone}` at once left
+//! two records. So whoever would make a record, or let one adopt an external id, first locks the
+//! phone's row in `customer_phones`, and reads again.
+//!
+//! ```text
+//!  A: {phone}                       B: {phone, external_id}
+//!  read: nobody                     read: nobody
+//!  lock phone                       lock phone … waits
+//!  read again: nobody
+//!  insert, commit                   … read again: A's record
+//!                                   adopt the external id, commit
+//! ```
+//!
+//! A change that neither makes nor adopts needs no such lock: the version check finds a race, and
+//! any order of the two gives the same.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Content, Customer};
+use crate::engine::Locks;
+use crate::engine::record::{Index, Record};
+use crate::values::{ExternalId, FreeJson, Phone, Tags};
+
+/// What names a customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Rule 1.
+    Named(ExternalId, Phone),
+    /// Rule 2.
+    Phone(Phone),
+    /// Only the record with this external id: from a path.
+    ExternalId(ExternalId),
+    /// Only the record with this phone and no external id: from a path.
+    Alone(Phone),
+    /// A record that is known already.
+    Id(Uuid),
+}
+
+impl Identity {
+    fn external_id(&self) -> Option<&str> {
+        match self {
+            Self::Named(external_id, _) | Self::ExternalId(external_id) => {
+                Some(external_id.as_str())
+            }
+            Self::Phone(_) | Self::Alone(_) | Self::Id(_) => None,
+        }
+    }
+
+    fn phone(&self) -> Option<&str> {
+        match self {
+            Self::Named(_, phone) | Self::Phone(phone) | Self::Alone(phone) => Some(phone.as_str()),
+            Self::ExternalId(_) | Self::Id(_) => None,
+        }
+    }
+}
+
+/// Customers in memory, by what names them. Erased ones are named by nothing but their id.
+#[derive(Default)]
+pub struct Directory {
+    by_external_id: HashMap<(i64, String), Uuid>,
+    /// Records with this phone, oldest first, and whether they have an external id.
+    by_phone: HashMap<(i64, String), BTreeMap<Uuid, bool>>,
+    ids: BTreeSet<Uuid>,
+}
+
+impl Directory {
+    fn with_phone(&self, store_id: i64, phone: &str) -> impl Iterator<Item = (&Uuid, &bool)> {
+        self.by_phone
+            .get(&(store_id, phone.to_owned()))
+            .into_iter()
+            .flatten()
+    }
+
+    fn alone(&self, store_id: i64, phone: &str) -> Option<Uuid> {
+        self.with_phone(store_id, phone)
+            .find(|(_, named)| !**named)
+            .map(|(id, _)| *id)
+    }
+}
+
+impl Index<Customer> for Directory {
+    fn find(&self, store_id: i64, key: &Identity) -> Option<Uuid> {
+        let named = |id: &ExternalId| {
+            self.by_external_id
+                .get(&(store_id, id.as_str().to_owned()))
+                .copied()
+        };
+        match key {
+            Identity::Named(id, phone) => {
+                named(id).or_else(|| self.alone(store_id, phone.as_str()))
+            }
+            Identity::Phone(phone) => self.alone(store_id, phone.as_str()).or_else(|| {
+                self.with_phone(store_id, phone.as_str())
+                    .next()
+                    .map(|(id, _)| *id)
+            }),
+            Identity::ExternalId(id) => named(id),
+            Identity::Alone(phone) => self.alone(store_id, phone.as_str()),
+            Identity::Id(id) => self.ids.get(id).copied(),
+        }
+    }
+
+    fn put(&mut self, former: Option<&Record<Content>>, record: &Record<Content>) {
+        let store_id = record.store_id;
+        if let Some(former) = former.map(|record| &record.content) {
+            if let Some(id) = &former.external_id {
+                self.by_external_id
+                    .remove(&(store_id, id.as_str().to_owned()));
+            }
+            if let Some(phone) = &former.phone
+                && let Some(ids) = self
+                    .by_phone
+                    .get_mut(&(store_id, phone.as_str().to_owned()))
+            {
+                ids.remove(&record.id);
+            }
+        }
+        self.ids.insert(record.id);
+        let content = &record.content;
+        if let Some(id) = &content.external_id {
+            self.by_external_id
+                .insert((store_id, id.as_str().to_owned()), record.id);
+        }
+        if let Some(phone) = &content.phone {
+            let ids = self
+                .by_phone
+                .entry((store_id, phone.as_str().to_owned()))
+                .or_default();
+            ids.insert(record.id, content.external_id.is_some());
+        }
+    }
+}
+
+/// The stored records that these keys may mean, after taking the locks that are asked for: phones
+/// first, then records, each sorted.
+///
+/// # Errors
+/// When the database fails.
+pub async fn load(
+    connection: &mut PgConnection,
+    keys: &[(i64, Identity)],
+    locks: Locks<'_>,
+) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+    let phones: BTreeSet<(i64, &str)> = match locks {
+        Locks::None => BTreeSet::new(),
+        Locks::Fresh(places) => places
+            .iter()
+            .filter_map(|at| phone_of(keys.get(*at)?))
+            .collect(),
+        Locks::All => keys.iter().filter_map(phone_of).collect(),
+    };
+    lock_phones(connection, &phones).await?;
+    if matches!(locks, Locks::All) {
+        let candidates = select(connection, keys).await?;
+        let ids: BTreeSet<(i64, Uuid)> = candidates
+            .iter()
+            .map(|record| (record.store_id, record.id))
+            .collect();
+        lock_records(connection, &ids).await?;
+    }
+    select(connection, keys).await
+}
+
+fn phone_of((store_id, key): &(i64, Identity)) -> Option<(i64, &str)> {
+    Some((*store_id, key.phone()?))
+}
+
+/// Locks the rows of phones, making them where they are missing. An update in place rather than a
+/// plain lock, because an erasure may delete the row while we wait for it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_phones(
+    connection: &mut PgConnection,
+    phones: &BTreeSet<(i64, &str)>,
+) -> sqlx::Result<()> {
+    if phones.is_empty() {
+        return Ok(());
+    }
+    let (store_ids, phones): (Vec<i64>, Vec<&str>) = phones.iter().copied().unzip();
+    sqlx::query!(
+        "insert into customer_phones (store_id, phone)
+        select *
+        from unnest($1::bigint[], $2::text[])
+        on conflict (store_id, phone) do update
+        set phone = excluded.phone",
+        &store_ids,
+        &phones as &[&str],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Locks customers' rows.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_records(
+    connection: &mut PgConnection,
+    ids: &BTreeSet<(i64, Uuid)>,
+) -> sqlx::Result<()> {
+    let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = ids.iter().copied().unzip();
+    sqlx::query!(
+        "select c.id
+        from unnest($1::bigint[], $2::uuid[]) as wanted (store_id, id)
+        join customers c on c.store_id = wanted.store_id and c.id = wanted.id
+        order by c.store_id, c.id
+        for no key update of c",
+        &store_ids,
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
+/// A row as the statement below gives it.
+struct Row {
+    store_id: i64,
+    id: Uuid,
+    external_id: Option<String>,
+    phone: Option<String>,
+    first_name: Option<String>,
+    last_name: Option<String>,
+    email: Option<String>,
+    locale: Option<String>,
+    tags: Json<Vec<String>>,
+    lifetime_value: Option<i64>,
+    orders_count: Option<i64>,
+    metadata: String,
+    version: i64,
+    source_updated_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    erased_at: Option<DateTime<Utc>>,
+}
+
+impl From<Row> for Record<Content> {
+    fn from(row: Row) -> Self {
+        Self {
+            store_id: row.store_id,
+            id: row.id,
+            version: row.version,
+            source_updated_at: row.source_updated_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            content: Content {
+                external_id: row.external_id.map(ExternalId::from_stored),
+                phone: row.phone.map(Phone::from_stored),
+                first_name: row.first_name,
+                last_name: row.last_name,
+                email: row.email,
+                locale: row.locale,
+                tags: Tags::from_stored(row.tags.0),
+                lifetime_value: row.lifetime_value,
+                orders_count: row.orders_count,
+                metadata: FreeJson::from_stored(row.metadata),
+                erased: row.erased_at.is_some(),
+            },
+        }
+    }
+}
+
+/// The records that keys may mean: by external id, by phone, by id.
+///
+/// Of records that share a phone only the oldest are read, one more than this batch could move away
+/// from it: a till that gives every customer its own number must not make each write read them all.
+async fn select(
+    connection: &mut PgConnection,
+    keys: &[(i64, Identity)],
+) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+    let external_ids: BTreeSet<(i64, &str)> = keys
+        .iter()
+        .filter_map(|(store_id, key)| Some((*store_id, key.external_id()?)))
+        .collect();
+    let phones: BTreeSet<(i64, &str)> = keys.iter().filter_map(phone_of).collect();
+    let ids: BTreeSet<(i64, Uuid)> = keys
+        .iter()
+        .filter_map(|(store_id, key)| match key {
+            Identity::Id(id) => Some((*store_id, *id)),
+            _ => None,
+        })
+        .collect();
+    let (named_in, external_ids): (Vec<i64>, Vec<&str>) = external_ids.into_iter().unzip();
+    let (called_in, phones): (Vec<i64>, Vec<&str>) = phones.into_iter().unzip();
+    let (known_in, ids): (Vec<i64>, Vec<Uuid>) = ids.into_iter().unzip();
+    let oldest = i64::try_from(keys.len())
+        .unwrap_or(i64::MAX)
+        .saturating_add(1);
+    let rows = sqlx::query_as!(
+        Row,
+        r#"with wanted as (
+            select c.store_id, c.id
+            from unnest($1::bigint[], $2::text[]) as named (store_id, external_id)
+            join customers c
+                on c.store_id = named.store_id and c.external_id = named.external_id
+            union
+            select c.store_id, c.id
+            from unnest($3::bigint[], $4::text[]) as called (store_id, phone)
+            cross join lateral (
+                (
+                    select o.store_id, o.id
+                    from customers o
+                    where o.store_id = called.store_id and o.phone = called.phone
+                    order by o.id
+                    limit $5
+                )
+                union all
+                select a.store_id, a.id
+                from customers a
+                where a.store_id = called.store_id
+                    and a.phone = called.phone
+                    and a.external_id is null
+            ) c
+            union
+            select known.store_id, known.id
+            from unnest($6::bigint[], $7::uuid[]) as known (store_id, id)
+        )
+        select
+            c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
+            c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
+            c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
+            c.updated_at, c.erased_at
+        from wanted
+        join customers c on c.store_id = wanted.store_id and c.id = wanted.id"#,
+        &named_in,
+        &external_ids as &[&str],
+        &called_in,
+        &phones as &[&str],
+        oldest,
+        &known_in,
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| Arc::new(row.into())).collect())
+}

@@ -1,0 +1,515 @@
+//! Customers: people known by the merchant's external id or by their phone.
+
+pub mod embedded;
+pub mod erase;
+pub mod identity;
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use self::identity::{Directory, Identity};
+use crate::auth::StoreAccess;
+use crate::engine::read::Filter;
+use crate::engine::record::{Record, RowWrite};
+use crate::engine::{Alone, Locks, Resource, failure};
+use crate::error::Error;
+use crate::state::State;
+use crate::values::{
+    Count, Email, ExternalId, Fields, FreeJson, FreeObject, Locale, METADATA_BYTES, Phone,
+    PhoneInput, Tags, Text, Timestamp, TimestampInput, text,
+};
+
+/// The resource.
+pub struct Customer;
+
+/// What is stored of a customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// The merchant's name for this person.
+    pub external_id: Option<ExternalId>,
+    /// None only for an erased one.
+    pub phone: Option<Phone>,
+    /// Given name.
+    pub first_name: Option<String>,
+    /// Family name.
+    pub last_name: Option<String>,
+    /// Address for mail.
+    pub email: Option<String>,
+    /// BCP 47.
+    pub locale: Option<String>,
+    /// Labels.
+    pub tags: Tags,
+    /// What the merchant says this person has spent.
+    pub lifetime_value: Option<i64>,
+    /// How often the merchant says this person has ordered.
+    pub orders_count: Option<i64>,
+    /// Free data.
+    pub metadata: FreeJson,
+    /// Nothing is left but the id.
+    pub erased: bool,
+}
+
+/// A customer as the caller pushes it.
+#[derive(Debug, ToSchema)]
+#[schema(as = CustomerInput)]
+pub struct CustomerInput {
+    /// The caller's own id of this person; without it the phone names the record.
+    #[schema(required = false)]
+    pub external_id: Option<ExternalId>,
+    /// Any spelling of a possible number; kept as E.164.
+    #[schema(value_type = PhoneInput)]
+    pub phone: Phone,
+    /// Given name.
+    #[schema(value_type = Option<Text<255>>)]
+    pub first_name: Option<String>,
+    /// Family name.
+    #[schema(value_type = Option<Text<255>>)]
+    pub last_name: Option<String>,
+    /// Address for mail.
+    pub email: Option<Email>,
+    /// BCP 47 language tag.
+    pub locale: Option<Locale>,
+    /// Labels; duplicates are dropped, the order is kept.
+    pub tags: Option<Tags>,
+    /// What this person has spent, as the caller counts it.
+    pub lifetime_value: Option<Count>,
+    /// How often this person has ordered, as the caller counts it.
+    pub orders_count: Option<Count>,
+    /// Free data, at most 64 KiB.
+    #[schema(value_type = Option<FreeObject>)]
+    pub metadata: Option<FreeJson>,
+    /// When the caller's own system changed the record; an older push than the stored one is stale.
+    #[schema(value_type = Option<TimestampInput>)]
+    pub source_updated_at: Option<Timestamp>,
+}
+
+/// A customer as it is stored.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Customer)]
+pub struct CustomerAnswer {
+    /// UUIDv7; null only in the answer of a dry run that would create it.
+    #[schema(required)]
+    id: Option<Uuid>,
+    /// The store.
+    store_id: i64,
+    /// The caller's own id.
+    #[schema(required)]
+    external_id: Option<ExternalId>,
+    /// E.164.
+    phone: Phone,
+    #[schema(required)]
+    first_name: Option<String>,
+    #[schema(required)]
+    last_name: Option<String>,
+    #[schema(required)]
+    email: Option<String>,
+    #[schema(required)]
+    locale: Option<String>,
+    tags: Tags,
+    #[schema(required)]
+    lifetime_value: Option<i64>,
+    #[schema(required)]
+    orders_count: Option<i64>,
+    #[schema(value_type = FreeObject)]
+    metadata: FreeJson,
+    /// Grows by one with each change.
+    version: i64,
+    #[schema(required)]
+    source_updated_at: Option<Timestamp>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl Resource for Customer {
+    const SINGULAR: &'static str = "customer";
+    const PATH: &'static str = "customers";
+    const MUTABLE: &'static [&'static str] = &[];
+    const IMMUTABLE: &'static [&'static str] = &[];
+    const HAS_CUSTOMER: bool = false;
+    const IS_PERSON: bool = true;
+
+    type Key = Identity;
+    type Input = CustomerInput;
+    type Patch = ();
+    type Content = Content;
+    type Index = Directory;
+    type Companions = Alone;
+    type Extra = ();
+    type Answer = CustomerAnswer;
+
+    fn read_input(fields: &mut Fields<'_, '_>, store: &StoreAccess) -> Option<CustomerInput> {
+        let phone = fields.required("phone", |node| Phone::read(node, store.default_country));
+        let input = CustomerInput {
+            external_id: fields.optional("external_id", ExternalId::read),
+            first_name: fields.optional("first_name", text(255)),
+            last_name: fields.optional("last_name", text(255)),
+            email: fields.optional("email", Email::read),
+            locale: fields.optional("locale", Locale::read),
+            tags: fields.optional("tags", Tags::read),
+            lifetime_value: fields.optional("lifetime_value", Count::read),
+            orders_count: fields.optional("orders_count", Count::read),
+            metadata: fields.optional("metadata", |node| FreeJson::object(node, METADATA_BYTES)),
+            source_updated_at: fields.optional("source_updated_at", Timestamp::read),
+            phone: phone?,
+        };
+        Some(input)
+    }
+
+    fn read_patch(_: &mut Fields<'_, '_>) -> Option<()> {
+        None
+    }
+
+    fn source_updated_at(input: &CustomerInput) -> Option<DateTime<Utc>> {
+        input.source_updated_at.map(Timestamp::utc)
+    }
+
+    fn key(input: &CustomerInput) -> Identity {
+        match &input.external_id {
+            Some(external_id) => Identity::Named(external_id.clone(), input.phone.clone()),
+            None => Identity::Phone(input.phone.clone()),
+        }
+    }
+
+    fn path_keys(segment: &str) -> Vec<Identity> {
+        let named = ExternalId::parse(segment).ok().map(Identity::ExternalId);
+        let alone = Phone::parse(segment, None).ok().map(Identity::Alone);
+        named.into_iter().chain(alone).collect()
+    }
+
+    fn external_id(content: &Content) -> Option<&str> {
+        content.external_id.as_ref().map(ExternalId::as_str)
+    }
+
+    fn path_segment(content: &Content) -> Option<&str> {
+        Self::external_id(content).or_else(|| content.phone.as_ref().map(Phone::as_str))
+    }
+
+    fn event_external_id(_: &Content) -> Option<&str> {
+        None
+    }
+
+    /// Replaces everything but an external id that the body leaves out: rule 2 of identity.
+    fn put(input: &CustomerInput, current: Option<&Content>) -> Content {
+        let kept = current.and_then(|current| current.external_id.clone());
+        Content {
+            external_id: input.external_id.clone().or(kept),
+            phone: Some(input.phone.clone()),
+            first_name: input.first_name.clone(),
+            last_name: input.last_name.clone(),
+            email: input.email.as_ref().map(|email| email.as_str().to_owned()),
+            locale: input
+                .locale
+                .as_ref()
+                .map(|locale| locale.as_str().to_owned()),
+            tags: input.tags.clone().unwrap_or_default(),
+            lifetime_value: input.lifetime_value.map(Count::get),
+            orders_count: input.orders_count.map(Count::get),
+            metadata: input
+                .metadata
+                .clone()
+                .unwrap_or_else(FreeJson::empty_object),
+            erased: false,
+        }
+    }
+
+    fn patch((): &(), current: &Content) -> Content {
+        current.clone()
+    }
+
+    fn needs_lock(before: Option<&Content>, after: &Content) -> bool {
+        makes_or_adopts(before, after)
+    }
+
+    fn lock_order(a: &RowWrite<Content>, b: &RowWrite<Content>) -> Ordering {
+        lock_order(a, b)
+    }
+
+    async fn load(
+        connection: &mut PgConnection,
+        keys: &[(i64, Identity)],
+        locks: Locks<'_>,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        identity::load(connection, keys, locks).await
+    }
+
+    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+        upsert(connection, rows).await
+    }
+
+    async fn page(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+        filter: Filter,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let ids = sqlx::query_scalar!(
+            "select id
+            from customers
+            where store_id = $1
+                and id > $2
+                and ($3::uuid is null or id = $3)
+                and erased_at is null
+            order by id
+            limit $4",
+            store_id,
+            after,
+            filter.id(),
+            limit,
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let keys: Vec<_> = ids
+            .into_iter()
+            .map(|id| (store_id, Identity::Id(id)))
+            .collect();
+        let mut records = identity::load(connection, &keys, Locks::None).await?;
+        records.retain(|record| !record.content.erased);
+        records.sort_by_key(|record| record.id);
+        Ok(records)
+    }
+
+    async fn extras(
+        _: &mut PgConnection,
+        records: &[Arc<Record<Content>>],
+        _: &Alone,
+    ) -> sqlx::Result<Vec<()>> {
+        Ok(vec![(); records.len()])
+    }
+
+    fn answer(record: &Record<Content>, (): &()) -> CustomerAnswer {
+        let content = record.content.clone();
+        CustomerAnswer {
+            id: Some(record.id),
+            store_id: record.store_id,
+            external_id: content.external_id,
+            // An erased customer is never answered.
+            phone: content
+                .phone
+                .unwrap_or_else(|| Phone::from_stored(String::new())),
+            first_name: content.first_name,
+            last_name: content.last_name,
+            email: content.email,
+            locale: content.locale,
+            tags: content.tags,
+            lifetime_value: content.lifetime_value,
+            orders_count: content.orders_count,
+            metadata: content.metadata,
+            version: record.version,
+            source_updated_at: record.source_updated_at.map(Timestamp::from_utc),
+            created_at: Timestamp::from_utc(record.created_at),
+            updated_at: Timestamp::from_utc(record.updated_at),
+        }
+    }
+
+    fn hide_ids(answer: &mut CustomerAnswer, record_is_new: bool) {
+        if record_is_new {
+            answer.id = None;
+        }
+    }
+
+    fn examples() -> [serde_json::Value; 2] {
+        [
+            json!({
+                "external_id": "C-1001",
+                "phone": "+33612345678",
+                "first_name": "Camille",
+                "last_name": "Martin",
+                "email": "camille.martin@example.com",
+                "locale": "fr-FR",
+                "tags": ["vip", "newsletter"],
+                "lifetime_value": 1250,
+                "orders_count": 7,
+                "metadata": {"loyalty": {"level": 3}},
+                "source_updated_at": "2026-01-15T09:30:00Z"
+            }),
+            json!({
+                "external_id": "C-1002",
+                "phone": "+447700900123",
+                "first_name": "Alex",
+                "last_name": "Taylor",
+                "email": "alex@example.org",
+                "locale": "en-GB",
+                "tags": ["wholesale"],
+                "lifetime_value": 90,
+                "orders_count": 1,
+                "metadata": {"source": "till"},
+                "source_updated_at": "2026-01-16T10:00:00Z"
+            }),
+        ]
+    }
+
+    fn patch_example() -> Option<serde_json::Value> {
+        None
+    }
+}
+
+/// Whether a change makes a record, or gives one an external id that had none.
+#[must_use]
+pub fn makes_or_adopts(before: Option<&Content>, after: &Content) -> bool {
+    before.is_none_or(|before| before.external_id.is_none() && after.external_id.is_some())
+}
+
+/// Stored rows by id first, then new ones by what must be unique about them.
+#[must_use]
+pub fn lock_order(a: &RowWrite<Content>, b: &RowWrite<Content>) -> Ordering {
+    let is_new = |row: &RowWrite<Content>| row.replaced_version == 0;
+    is_new(a)
+        .cmp(&is_new(b))
+        .then_with(|| a.record.store_id.cmp(&b.record.store_id))
+        .then_with(|| match is_new(a) {
+            false => Ordering::Equal,
+            true => unique_part(a).cmp(&unique_part(b)),
+        })
+        .then_with(|| a.record.id.cmp(&b.record.id))
+}
+
+fn unique_part(row: &RowWrite<Content>) -> (Option<&str>, Option<&str>) {
+    (
+        Customer::external_id(&row.record.content),
+        row.record.content.phone.as_ref().map(Phone::as_str),
+    )
+}
+
+/// Writes customers whose stored version is still the one that they replace; tells how many.
+///
+/// # Errors
+/// When the database fails; 23505 when somebody else made the same customer.
+pub async fn upsert(
+    connection: &mut PgConnection,
+    rows: &[RowWrite<Content>],
+) -> sqlx::Result<u64> {
+    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
+    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
+    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
+    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
+    let external_ids: Vec<Option<&str>> =
+        contents.iter().map(|c| Customer::external_id(c)).collect();
+    let phones: Vec<Option<&str>> = contents
+        .iter()
+        .map(|c| c.phone.as_ref().map(Phone::as_str))
+        .collect();
+    let first_names: Vec<Option<&str>> = contents.iter().map(|c| c.first_name.as_deref()).collect();
+    let last_names: Vec<Option<&str>> = contents.iter().map(|c| c.last_name.as_deref()).collect();
+    let emails: Vec<Option<&str>> = contents.iter().map(|c| c.email.as_deref()).collect();
+    let locales: Vec<Option<&str>> = contents.iter().map(|c| c.locale.as_deref()).collect();
+    let tags: Vec<String> = contents.iter().map(|c| c.tags.to_json()).collect();
+    let values: Vec<Option<i64>> = contents.iter().map(|c| c.lifetime_value).collect();
+    let counts: Vec<Option<i64>> = contents.iter().map(|c| c.orders_count).collect();
+    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
+    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
+    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
+    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
+    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
+    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+    let done = sqlx::query!(
+        "insert into customers (
+            store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
+            lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
+            created_at, updated_at
+        )
+        select
+            store_id, id, external_id, phone, first_name, last_name, email, locale, tags::jsonb,
+            lifetime_value, orders_count, metadata::jsonb, version, replaced_version,
+            source_updated_at, created_at, updated_at
+        from unnest(
+            $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[],
+            $14::bigint[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[]
+        ) as row (
+            store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
+            lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
+            created_at, updated_at
+        )
+        on conflict (store_id, id) do update
+        set external_id = excluded.external_id,
+            phone = excluded.phone,
+            first_name = excluded.first_name,
+            last_name = excluded.last_name,
+            email = excluded.email,
+            locale = excluded.locale,
+            tags = excluded.tags,
+            lifetime_value = excluded.lifetime_value,
+            orders_count = excluded.orders_count,
+            metadata = excluded.metadata,
+            version = excluded.version,
+            replaced_version = excluded.replaced_version,
+            source_updated_at = excluded.source_updated_at,
+            updated_at = excluded.updated_at
+        where customers.version = excluded.replaced_version
+            and customers.erased_at is null
+            and (
+                customers.source_updated_at is null
+                or customers.source_updated_at <= excluded.source_updated_at
+            )",
+        &store_ids,
+        &ids,
+        &external_ids as &[Option<&str>],
+        &phones as &[Option<&str>],
+        &first_names as &[Option<&str>],
+        &last_names as &[Option<&str>],
+        &emails as &[Option<&str>],
+        &locales as &[Option<&str>],
+        &tags,
+        &values as &[Option<i64>],
+        &counts as &[Option<i64>],
+        &metadata as &[&str],
+        &versions,
+        &replaced,
+        &sources as &[Option<DateTime<Utc>>],
+        &created,
+        &updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// The id of the customer with this external id.
+///
+/// # Errors
+/// When the database fails.
+pub async fn id_of(state: &State, store_id: i64, external_id: &str) -> Result<Option<Uuid>, Error> {
+    let Ok(external_id) = ExternalId::parse(external_id) else {
+        return Ok(None);
+    };
+    sqlx::query_scalar!(
+        "select id from customers where store_id = $1 and external_id = $2",
+        store_id,
+        external_id.as_str(),
+    )
+    .fetch_optional(&state.pool)
+    .await
+    .map_err(failure::of_read)
+}
+
+/// The present external ids of customers, for events that don't keep them.
+///
+/// # Errors
+/// When the database fails.
+pub async fn external_ids(
+    connection: &mut PgConnection,
+    store_id: i64,
+    ids: &[Uuid],
+) -> sqlx::Result<Vec<(Uuid, String)>> {
+    let rows = sqlx::query!(
+        r#"select id, external_id as "external_id!"
+        from customers
+        where store_id = $1 and id = any($2) and external_id is not null"#,
+        store_id,
+        ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.id, row.external_id))
+        .collect())
+}

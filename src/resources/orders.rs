@@ -1,0 +1,651 @@
+//! Orders.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::json;
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::customers::embedded::{
+    CarriesCustomer, CustomerRef, CustomerView, EmbeddedCustomer, EmbeddedCustomers,
+};
+use super::customers::{self, embedded};
+use crate::auth::StoreAccess;
+use crate::engine::read::{ByExternalId, Filter, by_external_id};
+use crate::engine::record::{Record, RowWrite};
+use crate::engine::{Locks, Resource};
+use crate::error::Error;
+use crate::state::State;
+use crate::values::{
+    Currency, CurrencyInput, ExternalId, Fields, FreeJson, FreeObject, FreeObjects, LINE_ITEMS,
+    METADATA_BYTES, Money, MoneyInput, Patch, Tags, Text, Timestamp, TimestampInput, text,
+};
+
+/// The resource.
+pub struct Order;
+
+/// What is stored of an order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Content {
+    external_id: ExternalId,
+    placed_at: DateTime<Utc>,
+    total_price: Decimal,
+    currency: Option<Currency>,
+    financial_status: Option<String>,
+    fulfillment_status: Option<String>,
+    customer: CustomerRef,
+    line_items: FreeJson,
+    tags: Tags,
+    metadata: FreeJson,
+}
+
+/// An order as the caller pushes it.
+#[derive(Debug, ToSchema)]
+pub struct OrderInput {
+    /// The caller's own id of the order: its natural key in the store.
+    pub external_id: ExternalId,
+    /// When the order was placed.
+    #[schema(value_type = TimestampInput)]
+    pub placed_at: Timestamp,
+    /// What the shopper pays, in units of `currency`.
+    #[schema(value_type = MoneyInput)]
+    pub total_price: Money,
+    /// ISO 4217.
+    #[schema(value_type = Option<CurrencyInput>)]
+    pub currency: Option<Currency>,
+    /// For example `paid`.
+    #[schema(value_type = Option<Text<64>>)]
+    pub financial_status: Option<String>,
+    /// For example `fulfilled`.
+    #[schema(value_type = Option<Text<64>>)]
+    pub fulfillment_status: Option<String>,
+    /// Who ordered.
+    pub customer: EmbeddedCustomer,
+    /// What was ordered: at most 5,000 objects of any shape.
+    #[schema(value_type = Option<FreeObjects>)]
+    pub line_items: Option<FreeJson>,
+    /// Labels; duplicates are dropped, the order is kept.
+    pub tags: Option<Tags>,
+    /// Free data, at most 64 KiB.
+    #[schema(value_type = Option<FreeObject>)]
+    pub metadata: Option<FreeJson>,
+    /// When the caller's own system changed the record; an older push than the stored one is stale.
+    #[schema(value_type = Option<TimestampInput>)]
+    pub source_updated_at: Option<Timestamp>,
+}
+
+/// Changes to an order: what is absent stays, null clears.
+#[derive(Debug, ToSchema)]
+pub struct OrderPatch {
+    /// For example `refunded`.
+    #[schema(value_type = Option<Text<64>>)]
+    pub financial_status: Patch<String>,
+    /// For example `fulfilled`.
+    #[schema(value_type = Option<Text<64>>)]
+    pub fulfillment_status: Patch<String>,
+    /// Replaced whole.
+    #[schema(value_type = Option<Tags>)]
+    pub tags: Patch<Tags>,
+    /// Replaced whole.
+    #[schema(value_type = Option<FreeObject>)]
+    pub metadata: Patch<FreeJson>,
+}
+
+/// An order as it is stored.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Order)]
+pub struct OrderAnswer {
+    /// UUIDv7; null only in the answer of a dry run that would create it.
+    #[schema(required)]
+    id: Option<Uuid>,
+    /// The store.
+    store_id: i64,
+    external_id: ExternalId,
+    placed_at: Timestamp,
+    total_price: Money,
+    #[schema(required)]
+    currency: Option<Currency>,
+    #[schema(required)]
+    financial_status: Option<String>,
+    #[schema(required)]
+    fulfillment_status: Option<String>,
+    /// As stored.
+    customer: CustomerView,
+    #[schema(value_type = FreeObjects)]
+    line_items: FreeJson,
+    tags: Tags,
+    #[schema(value_type = FreeObject)]
+    metadata: FreeJson,
+    /// Grows by one with each change.
+    version: i64,
+    #[schema(required)]
+    source_updated_at: Option<Timestamp>,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+}
+
+impl CarriesCustomer for Order {
+    fn customer(input: &OrderInput) -> &EmbeddedCustomer {
+        &input.customer
+    }
+
+    fn reference(content: &Content) -> &CustomerRef {
+        &content.customer
+    }
+
+    fn reference_mut(content: &mut Content) -> &mut CustomerRef {
+        &mut content.customer
+    }
+}
+
+impl Resource for Order {
+    const SINGULAR: &'static str = "order";
+    const PATH: &'static str = "orders";
+    const MUTABLE: &'static [&'static str] =
+        &["financial_status", "fulfillment_status", "tags", "metadata"];
+    const IMMUTABLE: &'static [&'static str] = &[
+        "external_id",
+        "placed_at",
+        "total_price",
+        "currency",
+        "customer",
+        "line_items",
+    ];
+    const HAS_CUSTOMER: bool = true;
+
+    type Key = ExternalId;
+    type Input = OrderInput;
+    type Patch = OrderPatch;
+    type Content = Content;
+    type Index = ByExternalId<Self>;
+    type Companions = EmbeddedCustomers;
+    type Extra = CustomerView;
+    type Answer = OrderAnswer;
+
+    fn read_input(fields: &mut Fields<'_, '_>, store: &StoreAccess) -> Option<OrderInput> {
+        let external_id = fields.required("external_id", ExternalId::read);
+        let placed_at = fields.required("placed_at", Timestamp::read);
+        let total_price = fields.required("total_price", Money::read);
+        let customer = fields.required("customer", |node| EmbeddedCustomer::read(node, store));
+        let currency = fields.optional("currency", Currency::read);
+        let financial_status = fields.optional("financial_status", text(64));
+        let fulfillment_status = fields.optional("fulfillment_status", text(64));
+        let line_items = fields.optional("line_items", |node| FreeJson::objects(node, LINE_ITEMS));
+        let tags = fields.optional("tags", Tags::read);
+        let metadata = fields.optional("metadata", |node| FreeJson::object(node, METADATA_BYTES));
+        let source_updated_at = fields.optional("source_updated_at", Timestamp::read);
+        Some(OrderInput {
+            external_id: external_id?,
+            placed_at: placed_at?,
+            total_price: total_price?,
+            customer: customer?,
+            currency,
+            financial_status,
+            fulfillment_status,
+            line_items,
+            tags,
+            metadata,
+            source_updated_at,
+        })
+    }
+
+    fn read_patch(fields: &mut Fields<'_, '_>) -> Option<OrderPatch> {
+        Some(OrderPatch {
+            financial_status: fields.patch("financial_status", text(64)),
+            fulfillment_status: fields.patch("fulfillment_status", text(64)),
+            tags: fields.patch("tags", Tags::read),
+            metadata: fields.patch("metadata", |node| FreeJson::object(node, METADATA_BYTES)),
+        })
+    }
+
+    fn source_updated_at(input: &OrderInput) -> Option<DateTime<Utc>> {
+        input.source_updated_at.map(Timestamp::utc)
+    }
+
+    fn key(input: &OrderInput) -> ExternalId {
+        input.external_id.clone()
+    }
+
+    fn path_keys(segment: &str) -> Vec<ExternalId> {
+        ExternalId::parse(segment).ok().into_iter().collect()
+    }
+
+    fn external_id(content: &Content) -> Option<&str> {
+        Some(content.external_id.as_str())
+    }
+
+    fn put(input: &OrderInput, current: Option<&Content>) -> Content {
+        Content {
+            external_id: input.external_id.clone(),
+            placed_at: input.placed_at.utc(),
+            total_price: input.total_price.as_decimal(),
+            currency: input.currency.clone(),
+            financial_status: input.financial_status.clone(),
+            fulfillment_status: input.fulfillment_status.clone(),
+            customer: CustomerRef::after(&input.customer, current.map(|order| order.customer)),
+            line_items: input
+                .line_items
+                .clone()
+                .unwrap_or_else(FreeJson::empty_array),
+            tags: input.tags.clone().unwrap_or_default(),
+            metadata: input
+                .metadata
+                .clone()
+                .unwrap_or_else(FreeJson::empty_object),
+        }
+    }
+
+    fn patch(patch: &OrderPatch, current: &Content) -> Content {
+        let mut content = current.clone();
+        patch.financial_status.apply(&mut content.financial_status);
+        patch
+            .fulfillment_status
+            .apply(&mut content.fulfillment_status);
+        patch.tags.apply_or(&mut content.tags, Tags::default);
+        patch
+            .metadata
+            .apply_or(&mut content.metadata, FreeJson::empty_object);
+        content
+    }
+
+    fn needs_companion(content: &Content) -> bool {
+        content.customer.id.is_none()
+    }
+
+    fn lock_order(a: &RowWrite<Content>, b: &RowWrite<Content>) -> Ordering {
+        by_external_id::<Self>(a, b)
+    }
+
+    async fn load(
+        connection: &mut PgConnection,
+        keys: &[(i64, ExternalId)],
+        locks: Locks<'_>,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = keys
+            .iter()
+            .map(|(store_id, key)| (*store_id, key.as_str()))
+            .unzip();
+        if matches!(locks, Locks::All) {
+            lock(connection, &store_ids, &external_ids).await?;
+        }
+        select(connection, &store_ids, &external_ids).await
+    }
+
+    async fn customer_id(
+        state: &State,
+        store_id: i64,
+        external_id: &str,
+    ) -> Result<Option<Uuid>, Error> {
+        customers::id_of(state, store_id, external_id).await
+    }
+
+    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+        upsert(connection, rows).await
+    }
+
+    async fn page(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+        filter: Filter,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let external_ids = match filter.customer_id() {
+            Some(customer_id) => {
+                let range = (after, limit);
+                page_of_customer(&mut *connection, store_id, customer_id, filter.id(), range)
+                    .await?
+            }
+            None => page(&mut *connection, store_id, filter.id(), (after, limit)).await?,
+        };
+        let keys: Vec<&str> = external_ids.iter().map(String::as_str).collect();
+        let mut records = select(connection, &vec![store_id; keys.len()], &keys).await?;
+        records.sort_by_key(|record| record.id);
+        Ok(records)
+    }
+
+    async fn extras(
+        connection: &mut PgConnection,
+        records: &[Arc<Record<Content>>],
+        companions: &EmbeddedCustomers,
+    ) -> sqlx::Result<Vec<CustomerView>> {
+        embedded::views::<Self>(connection, records, companions).await
+    }
+
+    fn answer(record: &Record<Content>, customer: &CustomerView) -> OrderAnswer {
+        let content = record.content.clone();
+        OrderAnswer {
+            id: Some(record.id),
+            store_id: record.store_id,
+            external_id: content.external_id,
+            placed_at: Timestamp::from_utc(content.placed_at),
+            total_price: Money::from_decimal(content.total_price),
+            currency: content.currency,
+            financial_status: content.financial_status,
+            fulfillment_status: content.fulfillment_status,
+            customer: customer.clone(),
+            line_items: content.line_items,
+            tags: content.tags,
+            metadata: content.metadata,
+            version: record.version,
+            source_updated_at: record.source_updated_at.map(Timestamp::from_utc),
+            created_at: Timestamp::from_utc(record.created_at),
+            updated_at: Timestamp::from_utc(record.updated_at),
+        }
+    }
+
+    fn hide_ids(answer: &mut OrderAnswer, record_is_new: bool) {
+        if record_is_new {
+            answer.id = None;
+        }
+        answer.customer.hide_new_id();
+    }
+
+    fn examples() -> [serde_json::Value; 2] {
+        [
+            json!({
+                "external_id": "A-1001",
+                "placed_at": "2026-01-15T09:30:00Z",
+                "total_price": "49.90",
+                "currency": "EUR",
+                "financial_status": "paid",
+                "fulfillment_status": "unfulfilled",
+                "customer": {"external_id": "C-1001", "phone": "+33612345678", "first_name": "Camille"},
+                "line_items": [{"sku": "TEA-EARL", "title": "Earl Grey", "quantity": 2, "price": "24.95"}],
+                "tags": ["web"],
+                "metadata": {"channel": "shop"},
+                "source_updated_at": "2026-01-15T09:31:00Z"
+            }),
+            json!({
+                "external_id": "A-1002",
+                "placed_at": "2026-01-16T10:00:00Z",
+                "total_price": "12.0125",
+                "currency": "GBP",
+                "financial_status": "refunded",
+                "fulfillment_status": "fulfilled",
+                "customer": {"external_id": "C-1002", "phone": "+447700900123", "first_name": "Alex"},
+                "line_items": [{"sku": "MUG", "title": "Mug", "quantity": 1, "price": "12.0125"}],
+                "tags": ["till", "gift"],
+                "metadata": {"channel": "till", "desk": 4},
+                "source_updated_at": "2026-01-16T10:01:00Z"
+            }),
+        ]
+    }
+
+    fn patch_example() -> Option<serde_json::Value> {
+        Some(json!({
+            "financial_status": "refunded",
+            "fulfillment_status": "returned",
+            "tags": ["web", "returned"],
+            "metadata": {"channel": "shop", "reason": "size"}
+        }))
+    }
+}
+
+/// A row as the statement below gives it.
+struct Row {
+    store_id: i64,
+    id: Uuid,
+    external_id: String,
+    placed_at: DateTime<Utc>,
+    total_price: Decimal,
+    currency: Option<String>,
+    financial_status: Option<String>,
+    fulfillment_status: Option<String>,
+    customer_id: Uuid,
+    customer_digest: Option<Vec<u8>>,
+    line_items: String,
+    tags: Json<Vec<String>>,
+    metadata: String,
+    version: i64,
+    source_updated_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<Row> for Record<Content> {
+    fn from(row: Row) -> Self {
+        Self {
+            store_id: row.store_id,
+            id: row.id,
+            version: row.version,
+            source_updated_at: row.source_updated_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            content: Content {
+                external_id: ExternalId::from_stored(row.external_id),
+                placed_at: row.placed_at,
+                total_price: row.total_price,
+                currency: row.currency.map(Currency::from_stored),
+                financial_status: row.financial_status,
+                fulfillment_status: row.fulfillment_status,
+                customer: CustomerRef::stored(row.customer_id, row.customer_digest),
+                line_items: FreeJson::from_stored(row.line_items),
+                tags: Tags::from_stored(row.tags.0),
+                metadata: FreeJson::from_stored(row.metadata),
+            },
+        }
+    }
+}
+
+async fn select(
+    connection: &mut PgConnection,
+    store_ids: &[i64],
+    external_ids: &[&str],
+) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"select
+            o.store_id, o.id, o.external_id, o.placed_at, o.total_price, o.currency,
+            o.financial_status, o.fulfillment_status, o.customer_id, o.customer_digest,
+            o.line_items::text as "line_items!", o.tags as "tags: Json<Vec<String>>",
+            o.metadata::text as "metadata!", o.version, o.source_updated_at, o.created_at,
+            o.updated_at
+        from (select distinct * from unnest($1::bigint[], $2::text[])) as wanted (store_id, external_id)
+        join orders o on o.store_id = wanted.store_id and o.external_id = wanted.external_id"#,
+        store_ids,
+        external_ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| Arc::new(row.into())).collect())
+}
+
+async fn lock(
+    connection: &mut PgConnection,
+    store_ids: &[i64],
+    external_ids: &[&str],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select o.id
+        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
+        join orders o on o.store_id = wanted.store_id and o.external_id = wanted.external_id
+        order by o.store_id, o.external_id
+        for no key update of o",
+        store_ids,
+        external_ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(())
+}
+
+async fn page(
+    connection: &mut PgConnection,
+    store_id: i64,
+    id: Option<Uuid>,
+    (after, limit): (Uuid, i64),
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        "select external_id
+        from orders
+        where store_id = $1
+            and id > $2
+            and ($3::uuid is null or id = $3)
+        order by id
+        limit $4",
+        store_id,
+        after,
+        id,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+async fn page_of_customer(
+    connection: &mut PgConnection,
+    store_id: i64,
+    customer_id: Uuid,
+    id: Option<Uuid>,
+    (after, limit): (Uuid, i64),
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        "select external_id
+        from orders
+        where store_id = $1
+            and customer_id = $2
+            and id > $3
+            and ($4::uuid is null or id = $4)
+        order by id
+        limit $5",
+        store_id,
+        customer_id,
+        after,
+        id,
+        limit,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Writes orders whose stored version is still the one that they replace; tells how many.
+async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
+    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
+    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
+    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
+    let external_ids: Vec<&str> = contents.iter().map(|c| c.external_id.as_str()).collect();
+    let placed: Vec<DateTime<Utc>> = contents.iter().map(|c| c.placed_at).collect();
+    let totals: Vec<Decimal> = contents.iter().map(|c| c.total_price).collect();
+    let currencies: Vec<Option<&str>> = contents
+        .iter()
+        .map(|c| c.currency.as_ref().map(Currency::as_str))
+        .collect();
+    let financial: Vec<Option<&str>> = contents
+        .iter()
+        .map(|c| c.financial_status.as_deref())
+        .collect();
+    let fulfillment: Vec<Option<&str>> = contents
+        .iter()
+        .map(|c| c.fulfillment_status.as_deref())
+        .collect();
+    let customers: Vec<Option<Uuid>> = contents.iter().map(|c| c.customer.id).collect();
+    let digests: Vec<Option<&[u8]>> = contents
+        .iter()
+        .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
+        .collect();
+    let line_items: Vec<&str> = contents.iter().map(|c| c.line_items.as_str()).collect();
+    let tags: Vec<String> = contents.iter().map(|c| c.tags.to_json()).collect();
+    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
+    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
+    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
+    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
+    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
+    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+    let done = sqlx::query!(
+        "insert into orders (
+            store_id, id, external_id, placed_at, total_price, currency, financial_status,
+            fulfillment_status, customer_id, customer_digest, line_items, tags, metadata, version,
+            replaced_version, source_updated_at, created_at, updated_at
+        )
+        select
+            store_id, id, external_id, placed_at, total_price, currency, financial_status,
+            fulfillment_status, customer_id, customer_digest, line_items::jsonb, tags::jsonb,
+            metadata::jsonb, version, replaced_version, source_updated_at, created_at, updated_at
+        from unnest(
+            $1::bigint[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[], $6::text[],
+            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[],
+            $13::text[], $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[],
+            $18::timestamptz[]
+        ) as row (
+            store_id, id, external_id, placed_at, total_price, currency, financial_status,
+            fulfillment_status, customer_id, customer_digest, line_items, tags, metadata, version,
+            replaced_version, source_updated_at, created_at, updated_at
+        )
+        on conflict (store_id, external_id) do update
+        set placed_at = excluded.placed_at,
+            total_price = excluded.total_price,
+            currency = excluded.currency,
+            financial_status = excluded.financial_status,
+            fulfillment_status = excluded.fulfillment_status,
+            customer_id = excluded.customer_id,
+            -- an erasure may have cleared it since it was read
+            customer_digest = case
+                when orders.customer_digest is null
+                    and orders.customer_id = excluded.customer_id
+                then null
+                else excluded.customer_digest
+            end,
+            line_items = excluded.line_items,
+            tags = excluded.tags,
+            metadata = excluded.metadata,
+            version = excluded.version,
+            replaced_version = excluded.replaced_version,
+            source_updated_at = excluded.source_updated_at,
+            updated_at = excluded.updated_at
+        where orders.version = excluded.replaced_version
+            and (
+                orders.source_updated_at is null
+                or orders.source_updated_at <= excluded.source_updated_at
+            )",
+        &store_ids,
+        &ids,
+        &external_ids as &[&str],
+        &placed,
+        &totals,
+        &currencies as &[Option<&str>],
+        &financial as &[Option<&str>],
+        &fulfillment as &[Option<&str>],
+        &customers as &[Option<Uuid>],
+        &digests as &[Option<&[u8]>],
+        &line_items as &[&str],
+        &tags,
+        &metadata as &[&str],
+        &versions,
+        &replaced,
+        &sources as &[Option<DateTime<Utc>>],
+        &created,
+        &updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Clears the digests of what orders carried of an erased customer.
+///
+/// # Errors
+/// When the database fails.
+pub async fn forget_customer(
+    connection: &mut PgConnection,
+    store_id: i64,
+    customer_id: Uuid,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update orders
+        set customer_digest = null
+        where store_id = $1 and customer_id = $2 and customer_digest is not null",
+        store_id,
+        customer_id,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! What every test stands on: one private Postgres a run, a database per test made from a migrated
+//! template, the whole service on a real socket, a real client.
+
+pub mod app;
+pub mod database;
+pub mod process;
