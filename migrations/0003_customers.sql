@@ -29,7 +29,8 @@ create unique index customers_phone_alone_key on customers (store_id, phone) whe
 create index customers_phone on customers (store_id, phone, id);
 
 -- The lock of a phone. The unique indexes alone can't hold the identity rules: a record that adopts
--- an external id leaves the partial index while another writer waits for it.
+-- an external id leaves the partial index while another writer waits for it. Its rows live and die
+-- inside one transaction: whoever inserts the same phone waits for its end, and nothing is left.
 create table customer_phones (
     store_id bigint not null,
     phone    text   collate "C" not null,

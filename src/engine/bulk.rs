@@ -455,10 +455,11 @@ where
 
     async fn all(&mut self) -> Result<(), Stop> {
         loop {
-            if self.service.state.shutdown.is_cancelled() {
-                return Err(Stop::Because(Error::Overloaded));
-            }
-            let slice = self.lines.take(SLICE_RECORDS, SLICE_BYTES).await;
+            let slice = tokio::select! {
+                biased;
+                () = self.service.state.shutdown.cancelled() => Err(Error::Overloaded),
+                slice = self.lines.take(SLICE_RECORDS, SLICE_BYTES) => slice,
+            };
             let lines = slice.map_err(Stop::Because)?;
             if lines.is_empty() {
                 return Ok(());

@@ -75,6 +75,19 @@ impl Failure {
         }
     }
 
+    /// The same failure when an earlier commit of the same writes got no answer: they may be stored.
+    #[must_use]
+    pub fn after_lost_commit(self) -> Self {
+        match self {
+            Self::Conflict => Self::CommitLost(sqlx::Error::Protocol("lost to others".to_owned())),
+            Self::Disconnected(error)
+            | Self::CommitLost(error)
+            | Self::Value(error)
+            | Self::Busy(error)
+            | Self::Fault(error) => Self::CommitLost(error),
+        }
+    }
+
     /// What the caller of a read, or of a write that is not tried again, is told.
     #[must_use]
     pub fn into_error(self) -> Error {

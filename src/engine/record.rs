@@ -106,10 +106,10 @@ impl<R: Resource> Working<R> {
         self.entries.get(&id).map(|entry| &entry.record)
     }
 
-    /// Whether a record has been changed, or made, in this batch.
+    /// Whether there is anything to be stored.
     #[must_use]
-    pub fn is_dirty(&self, id: Uuid) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.dirty)
+    pub fn is_changed(&self) -> bool {
+        self.entries.values().any(|entry| entry.dirty)
     }
 
     /// Whether a record is made in this batch.

@@ -272,9 +272,8 @@ impl<R: Resource> Batch<'_, R> {
                 {
                     broken += 1;
                 }
-                Failure::Disconnected(error) if lost.is_some() => {
-                    return Err(Failure::CommitLost(error));
-                }
+                // It was never found out whether the first commit was done.
+                failure if lost.is_some() => return Err(failure.after_lost_commit()),
                 failure => return Err(failure),
             }
             metrics::counter!("keyfold_write_retries_total").increment(1);
@@ -542,7 +541,7 @@ impl<R: Resource> Batch<'_, R> {
 
 impl<R: Resource> Applied<R> {
     fn changes_anything(&self) -> bool {
-        !self.working.rows().is_empty()
+        self.working.is_changed()
     }
 }
 

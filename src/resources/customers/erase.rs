@@ -177,15 +177,6 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
     )
     .fetch_one(&mut *connection)
     .await?;
-    if person.phone_is_theirs_alone {
-        sqlx::query!(
-            "delete from customer_phones where store_id = $1 and phone = $2",
-            person.store_id,
-            person.phone,
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
     let event = Event {
         store_id: person.store_id,
         id: person.event_id,

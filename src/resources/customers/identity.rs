@@ -180,8 +180,8 @@ fn phone_of((store_id, key): &(i64, Identity)) -> Option<(i64, &str)> {
     Some((*store_id, key.phone()?))
 }
 
-/// Locks the rows of phones, making them where they are missing. An update in place rather than a
-/// plain lock, because an erasure may delete the row while we wait for it.
+/// Locks phones until the end of the transaction: by rows that exist only inside it. Whoever inserts
+/// the same phone waits for us; nobody ever sees the row, so no phone outlives its person here.
 ///
 /// # Errors
 /// When the database fails.
@@ -197,8 +197,16 @@ pub async fn lock_phones(
         "insert into customer_phones (store_id, phone)
         select *
         from unnest($1::bigint[], $2::text[])
-        on conflict (store_id, phone) do update
-        set phone = excluded.phone",
+        on conflict (store_id, phone) do nothing",
+        &store_ids,
+        &phones as &[&str],
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "delete from customer_phones p
+        using unnest($1::bigint[], $2::text[]) as locked (store_id, phone)
+        where p.store_id = locked.store_id and p.phone = locked.phone",
         &store_ids,
         &phones as &[&str],
     )
