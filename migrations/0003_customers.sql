@@ -20,13 +20,16 @@ create table customers (
     updated_at        timestamptz not null,
     erased_at         timestamptz,
     constraint customers_pkey primary key (store_id, id),
-    constraint customers_external_id_key unique (store_id, external_id),
+    -- The selective column first: while a table is new and the planner knows nothing of it, an index
+    -- that begins with store_id looks as good for any look-up, and a plan that walks a whole store
+    -- would be kept.
+    constraint customers_external_id_key unique (external_id, store_id),
     constraint customers_phone_present check (phone is not null or erased_at is not null)
 ) with (fillfactor = 85);
 
 -- At most one record without external id per phone.
-create unique index customers_phone_alone_key on customers (store_id, phone) where external_id is null;
-create index customers_phone on customers (store_id, phone, id);
+create unique index customers_phone_alone_key on customers (phone, store_id) where external_id is null;
+create index customers_phone on customers (phone, store_id, id);
 
 -- The lock of a phone. The unique indexes alone can't hold the identity rules: a record that adopts
 -- an external id leaves the partial index while another writer waits for it. Its rows live and die

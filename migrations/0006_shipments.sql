@@ -15,7 +15,10 @@ create table shipments (
     created_at        timestamptz not null,
     updated_at        timestamptz not null,
     constraint shipments_pkey primary key (store_id, id),
-    constraint shipments_external_id_key unique (store_id, external_id),
+    -- The selective column first: while a table is new and the planner knows nothing of it, an index
+    -- that begins with store_id looks as good for any look-up, and a plan that walks a whole store
+    -- would be kept.
+    constraint shipments_external_id_key unique (external_id, store_id),
     constraint shipments_status_check
         check (status in ('pending', 'in_transit', 'delivered', 'failed', 'returned'))
 ) with (fillfactor = 85);

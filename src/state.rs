@@ -64,6 +64,11 @@ pub fn connect_lazily(options: PgConnectOptions, max_connections: u32) -> PgPool
         ("lock_timeout", "10s"),
         ("idle_in_transaction_session_timeout", "30s"),
         ("timezone", "UTC"),
+        // Every statement looks rows up by key. A plan that was made while a table was empty, and
+        // kept, must not scan it when it is large.
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
     ]);
     PgPoolOptions::new()
         .max_connections(max_connections)

@@ -10,6 +10,9 @@ use super::faults::{Faults, shown};
 use super::json::{Node, Value};
 use super::number::Exact;
 
+/// A number without sign and exponent that is no longer than this is moderate.
+const PLAIN_BYTES: usize = 40;
+
 /// The text of a `jsonb` and its size.
 pub(super) struct Printed {
     /// Exactly what Postgres prints.
@@ -103,6 +106,11 @@ impl<'n> Printer<'n> {
     }
 
     fn number(&mut self, text: &str) {
+        // What most numbers look like is what Postgres prints.
+        let is_plain = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+        if text.len() <= PLAIN_BYTES && text.bytes().all(is_plain) {
+            return self.text.push_str(text);
+        }
         let number = Exact::of(text);
         if number.is_moderate() {
             self.text.push_str(&number.plain());
@@ -113,6 +121,10 @@ impl<'n> Printer<'n> {
 
     fn string(&mut self, text: &str) {
         self.text.push('"');
+        if !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+            self.text.push_str(text);
+            return self.text.push('"');
+        }
         for c in text.chars() {
             match c {
                 '\0' => return self.fault("must not contain U+0000"),
