@@ -155,7 +155,8 @@ impl Service {
     }
 }
 
-/// The routes of one resource.
+/// The routes of one resource. `bulk` is a key like any other to everything but POST, which no
+/// single record takes.
 pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
     let one = get(get_one::<R>);
     let one = if R::MUTABLE.is_empty() {
@@ -170,7 +171,7 @@ pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
         )
         .route(
             &format!("{STORE}/{}/bulk", R::PATH),
-            guarded(service, bulk::route::<R>()),
+            guarded(service, one.clone().merge(bulk::route::<R>())),
         )
         .route(
             &format!("{STORE}/{}/{{external_id}}", R::PATH),
@@ -198,7 +199,9 @@ where
     T: 'static,
 {
     let methods = guarded(service, axum::routing::delete(handler));
-    Router::new().route(&format!("{STORE}/{path}/{{external_id}}"), methods)
+    Router::new()
+        .route(&format!("{STORE}/{path}/bulk"), methods.clone())
+        .route(&format!("{STORE}/{path}/{{external_id}}"), methods)
 }
 
 /// The checks that come before a body is read.
