@@ -10,6 +10,7 @@
 //! more to come. While the client doesn't read, the channel is full and nothing more is taken from
 //! the socket, so a slow client slows itself down and nobody else.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ use axum::routing::{MethodRouter, post};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 use utoipa::ToSchema;
@@ -291,6 +291,7 @@ fn report<R: Resource>(
     answers: Answers<R>,
     dry_run: bool,
 ) -> Result<BulkAnswer, Error> {
+    let mut made = HashSet::new();
     let mut answers = answers.into_iter();
     let mut summary = Summary::default();
     let mut results = Vec::with_capacity(items.len());
@@ -306,8 +307,10 @@ fn report<R: Resource>(
         }
         let mut result = ItemResult::of::<R>(index, external_id, answer);
         if dry_run && result.outcome == Outcome::Created.as_str() {
-            result.id = None;
+            made.extend(result.id);
         }
+        // A later item of the same key means the same record, which is not there yet.
+        result.id = result.id.filter(|id| !made.contains(id));
         summary.count(result.outcome);
         results.push(result);
     }
