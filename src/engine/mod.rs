@@ -54,6 +54,9 @@ pub trait Resource: Sized + Send + Sync + 'static {
     const MUTABLE: &'static [&'static str];
     /// Members that only POST can set; PATCH refuses them by name.
     const IMMUTABLE: &'static [&'static str];
+    /// Members that keep what is stored when a POST leaves them out, instead of falling back to
+    /// their default.
+    const KEPT_WHEN_LEFT_OUT: &'static [&'static str] = &[];
     /// Whether its list can be filtered by `customer_external_id`.
     const HAS_CUSTOMER: bool;
     /// Whether a record is a person: found by phone as well, and erased by DELETE.

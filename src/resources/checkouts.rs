@@ -111,10 +111,10 @@ pub struct CheckoutPatch {
     /// Where the shopper can go on.
     #[schema(value_type = Option<HttpUrl>)]
     pub recovery_url: Patch<HttpUrl>,
-    /// Reabandoned whole.
+    /// Replaced whole.
     #[schema(value_type = Option<Tags>)]
     pub tags: Patch<Tags>,
-    /// Reabandoned whole.
+    /// Replaced whole.
     #[schema(value_type = Option<FreeObject>)]
     pub metadata: Patch<FreeJson>,
 }
@@ -178,6 +178,7 @@ impl Resource for Checkout {
         "customer",
         "line_items",
     ];
+    const KEPT_WHEN_LEFT_OUT: &'static [&'static str] = &["status"];
     const HAS_CUSTOMER: bool = true;
 
     type Key = ExternalId;
