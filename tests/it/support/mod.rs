@@ -3,4 +3,6 @@
 
 pub mod app;
 pub mod database;
+pub mod kinds;
 pub mod process;
+pub mod rows;
