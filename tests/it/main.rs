@@ -1,9 +1,9 @@
 //! The tests of the whole: a file per promise.
 
-// mod authorisation;
-// mod documents;
+mod authorisation;
+mod documents;
 // mod identity;
-// mod layers;
+mod layers;
 mod orders;
 // mod races;
 mod resources;

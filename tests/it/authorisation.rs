@@ -1,0 +1,373 @@
+//! Who may use what: every route of the OpenAPI document meets every wrong caller.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use http::Method;
+use keyfold::auth;
+use keyfold::openapi;
+use keyfold::tenancy::{self, NewStore};
+use serde_json::Value;
+
+use crate::support::app::{Answer, App, key, tenant};
+use crate::support::kinds::kinds;
+
+/// Routes that need no key. Whoever adds one says so here.
+const OPEN: &[&str] = &[
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.yaml",
+    "/openapi.json",
+];
+/// What all others begin with.
+const SCOPED: &str = "/api/v1/stores/{store_id}/";
+/// How soon a change by the command line counts.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Method and path of every documented route that belongs to a store.
+fn scoped_routes() -> Vec<(Method, String)> {
+    let mut routes = Vec::new();
+    for (path, item) in openapi::document()["paths"].as_object().expect("paths") {
+        let is_open = OPEN.contains(&path.as_str());
+        assert!(
+            is_open != path.starts_with(SCOPED),
+            "{path} is in neither list"
+        );
+        for (method, operation) in item.as_object().expect("an object") {
+            if method == "parameters" {
+                continue;
+            }
+            let needs_none = operation["security"] == serde_json::json!([]);
+            assert_eq!(needs_none, is_open, "{method} {path}");
+            if !is_open {
+                let method = method.to_uppercase().parse().expect("a method");
+                routes.push((method, path.clone()));
+            }
+        }
+    }
+    assert!(routes.len() >= 5 * kinds().len());
+    routes
+}
+
+/// A path that can be asked for.
+fn concrete(path: &str, store_id: impl ToString) -> String {
+    let path = path.replace("{store_id}", &store_id.to_string());
+    path.replace("{external_id}", "nobody")
+}
+
+/// A request without body as far as the checks go; an empty key is none.
+async fn ask(app: &App, method: &Method, path: &str, authorization: &str) -> Answer {
+    let headers = [("authorization", authorization)];
+    app.send(method.clone(), path, &headers, "").await
+}
+
+fn bearer(key: &str) -> String {
+    format!("Bearer {key}")
+}
+
+/// A problem without the id of its request.
+fn problem(answer: &Answer) -> Value {
+    let mut body = answer.json();
+    let id = body["request_id"].take();
+    assert_eq!(id, answer.header("x-request-id"));
+    body
+}
+
+#[tokio::test]
+async fn every_wrong_key_gets_the_same_401_on_every_route() {
+    let app = App::start().await;
+    let (id, revoked) = key(&app.pool, &app.clock, app.team_id, None).await;
+    let now = app.clock.now();
+    tenancy::revoke_key(&app.pool, id, now)
+        .await
+        .expect("done")
+        .expect("it was there");
+    let unknown = auth::new_key();
+    let mistyped = format!("{}x", &app.key[..app.key.len() - 1]);
+    let wrong = [
+        String::new(),
+        "Bearer".to_owned(),
+        "Bearer ".to_owned(),
+        bearer("nonsense"),
+        bearer("kf_"),
+        bearer(&mistyped),
+        bearer(&unknown),
+        bearer(&revoked),
+        bearer(&app.key.to_lowercase()),
+        bearer(&format!("{} {}", app.key, app.key)),
+        format!("Basic {}", app.key),
+        app.key.clone(),
+    ];
+    let first = ask(&app, &Method::GET, &app.path("events"), "")
+        .await
+        .expect(401);
+    for (method, path) in scoped_routes() {
+        // A store that is not there or no number at all is not told apart, either.
+        for store in [
+            app.store_id.to_string(),
+            "999999".to_owned(),
+            "abc".to_owned(),
+        ] {
+            let path = concrete(&path, store);
+            for wrong in &wrong {
+                let answer = ask(&app, &method, &path, wrong).await.expect(401);
+                assert_eq!(
+                    answer.header("www-authenticate"),
+                    "Bearer realm=\"keyfold\""
+                );
+                assert_eq!(answer.header("content-type"), "application/problem+json");
+                assert_eq!(problem(&answer), problem(&first), "{method} {path} {wrong}");
+            }
+        }
+        let twice = [bearer(&app.key), bearer(&app.key)];
+        let twice = twice.each_ref().map(|one| ("authorization", one.as_str()));
+        app.send(method, &concrete(&path, app.store_id), &twice, "")
+            .await
+            .expect(401);
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_opens_its_own_stores_only_and_others_are_told_nothing_more() {
+    let app = App::start().await;
+    let now = app.clock.now();
+    let (_, foreign_store, foreign) = tenant(&app.pool, &app.clock, "Other").await;
+    let new = NewStore {
+        team_id: app.team_id,
+        name: "Second",
+        external_id: None,
+        default_country: None,
+    };
+    let second = tenancy::create_store(&app.pool, new, now)
+        .await
+        .expect("a store")
+        .id;
+    let new = NewStore {
+        team_id: app.team_id,
+        name: "Paused",
+        external_id: None,
+        default_country: None,
+    };
+    let paused = tenancy::create_store(&app.pool, new, now)
+        .await
+        .expect("a store")
+        .id;
+    tenancy::set_store_status(&app.pool, paused, "paused")
+        .await
+        .expect("done")
+        .expect("there");
+    let restricted = key(&app.pool, &app.clock, app.team_id, Some(second))
+        .await
+        .1;
+    let (ours, foreign, restricted) = (bearer(&app.key), bearer(&foreign), bearer(&restricted));
+    for (method, path) in scoped_routes() {
+        let check = async |store: &str, key: &str, status: u16, code: &str| {
+            let path = concrete(&path, store);
+            let answer = ask(&app, &method, &path, key).await.expect(status);
+            assert_eq!(answer.code(), code, "{method} {path}");
+            assert_eq!(answer.header("www-authenticate"), "");
+            answer
+        };
+        let own = app.store_id.to_string();
+        check(&own, &foreign, 403, "store_forbidden").await;
+        check(&own, &restricted, 403, "store_forbidden").await;
+        check(&foreign_store.to_string(), &ours, 403, "store_forbidden").await;
+        let unknown = check("999999", &ours, 404, "store_not_found").await;
+        for key in [&ours, &foreign, &restricted] {
+            let hidden = check(&paused.to_string(), key, 404, "store_not_found").await;
+            assert_eq!(problem(&hidden), problem(&unknown));
+        }
+        for nonsense in [
+            "abc",
+            "0",
+            "-1",
+            "01",
+            "+1",
+            "1.0",
+            "%31",
+            "99999999999999999999",
+            "1%20",
+        ] {
+            check(nonsense, &ours, 404, "store_not_found").await;
+        }
+        // Whoever may, comes further: to what is wrong with the request itself.
+        for (store, key) in [
+            (own.as_str(), &ours),
+            (&second.to_string(), &ours),
+            (&second.to_string(), &restricted),
+        ] {
+            let answer = ask(&app, &method, &concrete(&path, store), key).await;
+            let code = if answer.status.is_success() {
+                String::new()
+            } else {
+                answer.code()
+            };
+            let further = ["", "not_found", "unsupported_media_type"];
+            assert!(further.contains(&code.as_str()), "{method} {path}: {code}");
+        }
+    }
+    app.stop().await;
+}
+
+/// Asks again and again until the status comes; fails when it takes too long.
+async fn soon(app: &App, path: &str, key: &str, status: u16) {
+    let started = Instant::now();
+    loop {
+        let answer = ask(app, &Method::GET, path, key).await;
+        assert!(started.elapsed() < SOON, "still {}", answer.status);
+        if answer.status == status {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_and_a_paused_store_count_within_5_seconds_though_remembered() {
+    let app = App::start().await;
+    let (id, doomed) = key(&app.pool, &app.clock, app.team_id, None).await;
+    let (path, doomed, kept) = (app.path("events"), bearer(&doomed), bearer(&app.key));
+    for warm in [&doomed, &kept] {
+        ask(&app, &Method::GET, &path, warm).await.expect(200);
+    }
+    let now = app.clock.now();
+    tenancy::revoke_key(&app.pool, id, now).await.expect("done");
+    soon(&app, &path, &doomed, 401).await;
+    ask(&app, &Method::GET, &path, &kept).await.expect(200);
+    tenancy::set_store_status(&app.pool, app.store_id, "paused")
+        .await
+        .expect("done");
+    soon(&app, &path, &kept, 404).await;
+    // Known stores are remembered, unknown ones are not: back at once.
+    tenancy::set_store_status(&app.pool, app.store_id, "active")
+        .await
+        .expect("done");
+    ask(&app, &Method::GET, &path, &kept).await.expect(200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_key_and_a_new_store_work_at_once() {
+    let app = App::start().await;
+    let next = app.store_id + 1;
+    let path = format!("/api/v1/stores/{next}/events");
+    ask(&app, &Method::GET, &path, &bearer(&app.key))
+        .await
+        .expect(404);
+    let new = NewStore {
+        team_id: app.team_id,
+        name: "New",
+        external_id: None,
+        default_country: None,
+    };
+    let store = tenancy::create_store(&app.pool, new, app.clock.now())
+        .await
+        .expect("a store");
+    assert_eq!(store.id, next);
+    ask(&app, &Method::GET, &path, &bearer(&app.key))
+        .await
+        .expect(200);
+    let fresh = key(&app.pool, &app.clock, app.team_id, Some(next)).await.1;
+    ask(&app, &Method::GET, &path, &bearer(&fresh))
+        .await
+        .expect(200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_needs_no_key_is_answered_without_one() {
+    let app = App::start().await;
+    for path in OPEN {
+        ask(&app, &Method::GET, path, "").await.expect(200);
+        ask(&app, &Method::GET, path, "Bearer nonsense")
+            .await
+            .expect(200);
+        let answer = ask(&app, &Method::POST, path, "").await.expect(405);
+        assert!(answer.header("allow").contains("GET"), "{path}");
+    }
+    app.stop().await;
+}
+
+/// Whether a path that can be asked for is one of this documented form.
+fn is_of(concrete: &str, form: &str) -> bool {
+    let (concrete, form) = (concrete.split('/'), form.split('/'));
+    concrete.clone().count() == form.clone().count()
+        && concrete
+            .zip(form)
+            .all(|(part, form)| form.starts_with('{') || part == form)
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_documented_is_405_before_anything_is_checked() {
+    let app = App::start().await;
+    let routes = scoped_routes();
+    let methods = [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY",
+    ];
+    let paths: BTreeSet<&String> = routes.iter().map(|(_, path)| path).collect();
+    for path in paths {
+        let path = concrete(path, app.store_id);
+        // `…/bulk` is also the path of a record with that key.
+        let documented = routes.iter().filter(|(_, form)| is_of(&path, form));
+        let mut allowed: BTreeSet<&str> = documented.map(|(method, _)| method.as_str()).collect();
+        if allowed.contains("GET") {
+            allowed.insert("HEAD");
+        }
+        for method in methods {
+            let sent = method.parse().expect("a method");
+            let answer = ask(&app, &sent, &path, "").await;
+            if allowed.contains(method) {
+                assert_eq!(
+                    answer.status, 401,
+                    "{method} {path} is documented, so it is served"
+                );
+                continue;
+            }
+            assert_eq!(answer.status, 405, "{method} {path} is not documented");
+            assert_eq!(answer.code(), "method_not_allowed");
+            let allow: BTreeSet<&str> = answer.header("allow").split(',').map(str::trim).collect();
+            assert_eq!(allow, allowed, "{method} {path}");
+        }
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_404_with_and_without_a_key() {
+    let app = App::start().await;
+    let id = app.store_id;
+    let mut paths: Vec<String> = [
+        "/",
+        "/api",
+        "/api/v1",
+        "/api/v1/",
+        "/api/v2/stores/1/events",
+        "/Healthz",
+        "/healthz/",
+    ]
+    .map(str::to_owned)
+    .into();
+    paths.extend(
+        ["", "/", "/nonsense", "/events/", "/events/1", "//events"]
+            .map(|rest| format!("/api/v1/stores/{id}{rest}")),
+    );
+    for kind in kinds() {
+        let base = app.path(kind.path);
+        for rest in ["/", "/a/b", "/bulk/", "/bulk/a", "s"] {
+            paths.push(format!("{base}{rest}"));
+        }
+        paths.push(app.path(&kind.path.to_uppercase()));
+        paths.push(app.path(kind.singular));
+    }
+    for path in paths {
+        for key in ["", &bearer(&app.key)] {
+            for method in [Method::GET, Method::POST, Method::DELETE] {
+                let answer = ask(&app, &method, &path, key).await.expect(404);
+                assert_eq!(answer.code(), "route_not_found", "{method} {path}");
+            }
+        }
+    }
+    app.stop().await;
+}

@@ -1,0 +1,182 @@
+//! The OpenAPI document: committed, complete, and true.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use http::Method;
+use keyfold::openapi;
+use serde_json::Value;
+
+use crate::support::app::App;
+use crate::support::kinds::kinds;
+
+#[test]
+fn the_committed_document_is_the_one_that_the_code_makes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.yaml");
+    let committed = std::fs::read_to_string(path).expect("openapi.yaml is there");
+    let stale = "stale: run `cargo run -- openapi > openapi.yaml`";
+    assert!(committed == openapi::yaml(), "{stale}");
+}
+
+#[tokio::test]
+async fn both_forms_of_the_document_are_served() {
+    let app = App::start().await;
+    let yaml = app
+        .send(Method::GET, "/openapi.yaml", &[], "")
+        .await
+        .expect(200);
+    assert_eq!(yaml.text, openapi::yaml());
+    let json = app
+        .send(Method::GET, "/openapi.json", &[], "")
+        .await
+        .expect(200);
+    assert_eq!(json.json(), openapi::document());
+    let docs = app.send(Method::GET, "/docs/", &[], "").await.expect(200);
+    assert!(docs.text.contains("<html"), "{}", docs.text);
+    app.stop().await;
+}
+
+#[test]
+fn every_registered_resource_appears_with_all_that_it_offers() {
+    let document = openapi::document();
+    for kind in kinds() {
+        let base = format!("/api/v1/stores/{{store_id}}/{}", kind.path);
+        let methods = |rest: &str| -> BTreeSet<String> {
+            let item = document["paths"][format!("{base}{rest}")].as_object();
+            let item = item.unwrap_or_else(|| panic!("{base}{rest} is missing"));
+            let names = item.keys().filter(|name| *name != "parameters");
+            names.cloned().collect()
+        };
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(methods(""), set(&["get", "post"]));
+        assert_eq!(methods("/bulk"), set(&["post"]));
+        let mut one: BTreeSet<String> = set(&["get"]);
+        one.extend((!kind.mutable.is_empty()).then(|| "patch".to_owned()));
+        one.extend(kind.is_person.then(|| "delete".to_owned()));
+        assert_eq!(methods("/{external_id}"), one, "{}", kind.path);
+        let list = &document["paths"][&base]["get"]["parameters"];
+        assert_eq!(
+            list.to_string().contains("customer_external_id"),
+            kind.has_customer
+        );
+    }
+}
+
+/// Calls `visit` with every value inside, itself included.
+fn walk<'a>(value: &'a Value, visit: &mut impl FnMut(&'a Value)) {
+    visit(value);
+    match value {
+        Value::Object(members) => members.values().for_each(|member| walk(member, visit)),
+        Value::Array(items) => items.iter().for_each(|item| walk(item, visit)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_every_operation_has_a_name_of_its_own() {
+    let document = openapi::document();
+    let (mut references, mut operations) = (Vec::new(), Vec::new());
+    walk(&document, &mut |value| {
+        references.extend(value.get("$ref").and_then(Value::as_str));
+        operations.extend(value.get("operationId").and_then(Value::as_str));
+    });
+    assert!(references.len() > 50);
+    for reference in &references {
+        let pointer = reference.strip_prefix('#').expect("inside the document");
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+    let unique: BTreeSet<_> = operations.iter().collect();
+    assert_eq!(
+        (unique.len(), operations.is_empty()),
+        (operations.len(), false)
+    );
+    let used: BTreeSet<&str> = references.into_iter().collect();
+    for name in document["components"]["schemas"]
+        .as_object()
+        .expect("schemas")
+        .keys()
+    {
+        let reference = format!("#/components/schemas/{name}");
+        let is_told_in_words = ["BulkEnd", "BulkResult"].contains(&name.as_str());
+        assert!(
+            is_told_in_words || used.contains(reference.as_str()),
+            "{name} is not used"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_example_is_accepted_and_answered_as_the_document_says() {
+    let document = openapi::document();
+    let mut seen = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for method in ["post", "patch"] {
+            let Some(operation) = item.get(method) else {
+                continue;
+            };
+            for (media, content) in operation["requestBody"]["content"]
+                .as_object()
+                .expect("media")
+            {
+                for example in examples_of(content) {
+                    // Each example on its own, as a reader would try it.
+                    let app = App::start().await;
+                    let answer = tried(&app, path, method, media, example).await;
+                    let status = answer.status.as_str();
+                    assert!(["200", "201"].contains(&status), "{path}: {}", answer.text);
+                    assert!(
+                        operation["responses"].get(status).is_some(),
+                        "{path} {status}"
+                    );
+                    assert!(
+                        !answer.text.contains("\"failed\":1"),
+                        "{path}: {}",
+                        answer.text
+                    );
+                    seen += 1;
+                    app.stop().await;
+                }
+            }
+        }
+    }
+    assert!(seen >= 4 * kinds().len(), "{seen}");
+}
+
+fn examples_of(content: &Value) -> Vec<&Value> {
+    let named = content["examples"]
+        .as_object()
+        .into_iter()
+        .flat_map(|all| all.values());
+    let examples = named.map(|one| &one["value"]).chain(content.get("example"));
+    let examples: Vec<&Value> = examples.collect();
+    assert!(!examples.is_empty(), "a body without an example");
+    examples
+}
+
+/// Sends an example; a PATCH needs a record first.
+async fn tried(
+    app: &App,
+    path: &str,
+    method: &str,
+    media: &str,
+    example: &Value,
+) -> crate::support::app::Answer {
+    let mut path = path.replace("{store_id}", &app.store_id.to_string());
+    if method == "patch" {
+        let kind = kinds()
+            .into_iter()
+            .find(|kind| path.contains(&format!("/{}/", kind.path)));
+        let kind = kind.expect("a resource");
+        app.post(kind.path, &kind.first("example"))
+            .await
+            .expect(201);
+        path = path.replace("{external_id}", "example");
+    }
+    let body = match example {
+        Value::String(lines) => lines.clone(),
+        other => other.to_string(),
+    };
+    let method = method.to_uppercase().parse().expect("a method");
+    app.send(method, &path, &[("content-type", media)], body)
+        .await
+}
