@@ -1,10 +1,13 @@
 //! The tests of the whole: a file per promise.
 
+// mod identity;
+// mod races;
 mod authorisation;
 mod documents;
-// mod identity;
+mod hang_ups;
 mod layers;
+mod lost_commits;
 mod orders;
-// mod races;
+mod real_orders;
 mod resources;
 mod support;

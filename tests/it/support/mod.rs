@@ -4,5 +4,10 @@
 pub mod app;
 pub mod database;
 pub mod kinds;
+pub mod load;
+pub mod orders;
 pub mod process;
+pub mod proxy;
+pub mod raw;
 pub mod rows;
+pub mod scale;

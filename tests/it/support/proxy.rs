@@ -1,0 +1,133 @@
+//! A road between the service and Postgres that breaks at a commit.
+//!
+//! The service sends `commit` as a simple query: the bytes `Q`, a length of 11, `commit\0`.
+
+use std::pin::Pin;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// `commit` on the wire.
+const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
+
+/// What happens to one commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is asked for and answered.
+    Passes,
+    /// The connection breaks before Postgres hears of it.
+    Unheard,
+    /// Postgres commits and answers; the connection breaks before the answer is passed on.
+    Unanswered,
+    /// The connection breaks as soon as it is passed on: Postgres may still be busy with it.
+    Unwatched,
+}
+
+/// Decides over the commits by their number, from 0.
+type Plan = Arc<dyn Fn(usize) -> Fate + Send + Sync>;
+
+/// A proxy in front of a database; ends with its runtime.
+pub struct Proxy {
+    /// The database's address through the proxy.
+    pub url: String,
+    commits: Arc<AtomicUsize>,
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Wire for T {}
+
+impl Proxy {
+    /// Opens a road to the database at this address.
+    pub async fn start(
+        database_url: &str,
+        plan: impl Fn(usize) -> Fate + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let mut url = url::Url::parse(database_url).expect("an address");
+        url.set_host(Some("127.0.0.1")).expect("a host");
+        url.set_port(Some(port)).expect("a port");
+        url.set_query(Some("sslmode=disable"));
+        let behind = PgConnectOptions::from_str(database_url).expect("an address");
+        let (plan, commits): (Plan, _) = (Arc::new(plan), Arc::new(AtomicUsize::new(0)));
+        let counter = Arc::clone(&commits);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = connect(&behind).await;
+                tokio::spawn(carry(
+                    client,
+                    server,
+                    Arc::clone(&plan),
+                    Arc::clone(&counter),
+                ));
+            }
+        });
+        Self {
+            url: url.to_string(),
+            commits,
+        }
+    }
+
+    /// How many commits were asked for.
+    pub fn commits(&self) -> usize {
+        self.commits.load(Ordering::Relaxed)
+    }
+}
+
+async fn connect(to: &PgConnectOptions) -> Pin<Box<dyn Wire>> {
+    match to.get_socket() {
+        Some(folder) => {
+            let socket = folder.join(format!(".s.PGSQL.{}", to.get_port()));
+            Box::pin(UnixStream::connect(socket).await.expect("Postgres listens"))
+        }
+        None => {
+            let address = (to.get_host(), to.get_port());
+            Box::pin(TcpStream::connect(address).await.expect("Postgres listens"))
+        }
+    }
+}
+
+/// Carries bytes both ways until one side ends or a commit's fate ends both.
+async fn carry(
+    mut client: TcpStream,
+    mut server: Pin<Box<dyn Wire>>,
+    plan: Plan,
+    commits: Arc<AtomicUsize>,
+) -> std::io::Result<()> {
+    let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let bytes = &up[..read?];
+                let asks = bytes.windows(COMMIT.len()).any(|window| window == COMMIT);
+                let fate = if asks {
+                    plan(commits.fetch_add(1, Ordering::Relaxed))
+                } else {
+                    Fate::Passes
+                };
+                if bytes.is_empty() || fate == Fate::Unheard {
+                    return Ok(());
+                }
+                server.write_all(bytes).await?;
+                server.flush().await?;
+                if fate == Fate::Unanswered {
+                    server.read(&mut down).await?;
+                }
+                if fate != Fate::Passes {
+                    return Ok(());
+                }
+            }
+            read = server.read(&mut down) => {
+                let bytes = &down[..read?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                client.write_all(bytes).await?;
+            }
+        }
+    }
+}
