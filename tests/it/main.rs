@@ -3,6 +3,7 @@
 // mod identity;
 // mod races;
 mod authorisation;
+mod crashes;
 mod documents;
 mod hang_ups;
 mod layers;

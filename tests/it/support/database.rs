@@ -98,6 +98,58 @@ pub async fn empty() -> String {
     address(&name)
 }
 
+/// A server for one test alone, to be killed and stopped; it keeps what was committed.
+pub struct OwnServer {
+    options: Options,
+    server: Option<PrivateServer>,
+    /// A migrated database on it.
+    pub url: String,
+}
+
+impl OwnServer {
+    /// Starts it, with a migrated database.
+    pub async fn start(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711)).expect("ours");
+        let mut options = Options::new(folder.join(name));
+        options.search_path = std::env::var_os("PATH");
+        options.bin_dir = std::env::var_os("PG_BIN_DIR").map(PathBuf::from);
+        let server = PrivateServer::start(&options).expect("the tests need the Postgres programs");
+        let url = server.url("postgres");
+        schema::migrate(&url).await.expect("the migrations run");
+        Self {
+            options,
+            server: Some(server),
+            url,
+        }
+    }
+
+    /// Its process; none while it is started again.
+    pub fn pid(&self) -> Option<i32> {
+        self.server.as_ref().and_then(PrivateServer::pid)
+    }
+
+    /// Stops it; the data stay.
+    pub fn stop(&mut self) {
+        drop(self.server.take());
+    }
+
+    /// Starts it again where it was.
+    pub fn start_again(&mut self) {
+        let server = PrivateServer::start(&self.options).expect("it starts again");
+        assert_eq!(server.url("postgres"), self.url);
+        self.server = Some(server);
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = std::fs::remove_dir_all(&self.options.data_dir);
+    }
+}
+
 async fn execute(statement: &str) {
     let options = PgConnectOptions::from_str(&address("postgres")).expect("a valid address");
     let mut connection = PgConnection::connect_with(&options)

@@ -1,13 +1,18 @@
 //! The real binary as a process of its own.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A running `keyfold serve`; killed when dropped.
 pub struct Process {
     child: Child,
     /// `http://127.0.0.1:…`
     pub base: String,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 /// The binary under test, without the settings of the caller's shell.
@@ -48,13 +53,48 @@ impl Process {
             .find_map(|line| Some(line.split_once("keyfold serves on ")?.1.trim().to_owned()))
             .expect("the server says where it listens");
         // Whatever it says later must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, base }
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let said = lines.map_while(Result::ok);
+            said.for_each(|line| kept.lock().expect("no panic").push(line));
+        });
+        Self { child, base, log }
     }
 
     /// The process's id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it logged since it listens.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Most memory that it had so far, in KiB, and what it has now (`VmHWM`, `VmRSS`).
+    pub fn memory_kib(&self) -> (usize, usize) {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let text = text.expect("it runs, on Linux");
+        let of = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            let number = line.and_then(|line| line.split_whitespace().nth(1));
+            number
+                .and_then(|number| number.parse().ok())
+                .expect("a number of KiB")
+        };
+        (of("VmHWM:"), of("VmRSS:"))
+    }
+
+    /// SIGTERM: asks it to end.
+    pub fn ask_to_end(&self) {
+        let pid = Pid::from_raw(self.pid().cast_signed());
+        kill(pid, Signal::SIGTERM).expect("it runs");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our child")
     }
 
     /// `kill -9`.
