@@ -5,6 +5,7 @@
 mod authorisation;
 mod crashes;
 mod documents;
+mod feed;
 mod hang_ups;
 mod layers;
 mod lost_commits;

@@ -1,7 +1,7 @@
 //! Writers that never rest, and what they were told.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,12 +70,12 @@ struct Book {
     /// Answers that are no success: status, code, whether `Retry-After` was there.
     refusals: BTreeMap<(u16, String, bool), u64>,
     created: u64,
+    acknowledged_writes: u64,
 }
 
 /// Running writers.
 pub struct Load {
     book: Arc<Mutex<Book>>,
-    acknowledged: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     writers: Vec<JoinHandle<()>>,
 }
@@ -85,13 +85,12 @@ impl Load {
     pub fn start(target: &Target, writers: usize) -> Self {
         let mut load = Self {
             book: Arc::default(),
-            acknowledged: Arc::default(),
             stop: Arc::default(),
             writers: Vec::new(),
         };
         for writer in 0..writers {
-            let (book, acknowledged) = (Arc::clone(&load.book), Arc::clone(&load.acknowledged));
-            let (stop, target) = (Arc::clone(&load.stop), target.clone());
+            let (book, stop) = (Arc::clone(&load.book), Arc::clone(&load.stop));
+            let target = target.clone();
             load.writers.push(tokio::spawn(async move {
                 let mut n = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -100,9 +99,7 @@ impl Load {
                         0 => format!("own-{writer}"),
                         _ => format!("new-{writer}-{n}"),
                     };
-                    if insist(&target, &book, &stop, &key, writer, n).await {
-                        acknowledged.fetch_add(1, Ordering::Relaxed);
-                    }
+                    insist(&target, &book, &stop, &key, writer, n).await;
                 }
             }));
         }
@@ -111,7 +108,10 @@ impl Load {
 
     /// Writes acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::Relaxed)
+        self.book
+            .lock()
+            .expect("no writer died")
+            .acknowledged_writes
     }
 
     /// Waits for so many more acknowledged writes.
@@ -123,14 +123,23 @@ impl Load {
         .await;
     }
 
-    /// Stops the writers and compares what they were told with what is stored: nothing that was
-    /// acknowledged is missing, nothing is stored that was not sent, and each version has its event.
-    pub async fn stop_and_check(self, pool: &PgPool, store_id: i64) -> Told {
+    /// Stops the writers; what they were told is not looked at.
+    pub async fn stop(self) {
+        self.end().await;
+    }
+
+    async fn end(self) -> Book {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers {
             writer.await.expect("no writer died");
         }
-        let book = std::mem::take(&mut *self.book.lock().expect("no writer died"));
+        std::mem::take(&mut *self.book.lock().expect("no writer died"))
+    }
+
+    /// Stops the writers and compares what they were told with what is stored: nothing that was
+    /// acknowledged is missing, nothing is stored that was not sent, and each version has its event.
+    pub async fn stop_and_check(self, pool: &PgPool, store_id: i64) -> Told {
+        let book = self.end().await;
         let stored: Vec<(String, i64)> = sqlx::query_as(
             "select external_id, (metadata ->> 'n')::bigint from orders where store_id = $1",
         )
@@ -155,7 +164,7 @@ impl Load {
         }
         check_events(pool, store_id).await;
         Told {
-            acknowledged: self.acknowledged.load(Ordering::Relaxed),
+            acknowledged: book.acknowledged_writes,
             created: book.created,
             refusals: book.refusals,
         }
@@ -171,7 +180,7 @@ pub struct Told {
     pub refusals: BTreeMap<(u16, String, bool), u64>,
 }
 
-/// Sends one write until it is acknowledged; false when the end came before.
+/// Sends one write until it is acknowledged or the end comes.
 async fn insist(
     target: &Target,
     book: &Mutex<Book>,
@@ -179,7 +188,7 @@ async fn insist(
     key: &str,
     writer: usize,
     n: u64,
-) -> bool {
+) {
     let body = order(key, writer, n);
     book.lock()
         .expect("no writer died")
@@ -191,7 +200,8 @@ async fn insist(
             if answer.status.is_success() {
                 book.acknowledged.insert(key.to_owned(), n);
                 book.created += u64::from(answer.status == 201);
-                return true;
+                book.acknowledged_writes += 1;
+                return;
             }
             let retry = !answer.header("retry-after").is_empty();
             let refusal = (answer.status.as_u16(), answer.code(), retry);
@@ -199,7 +209,6 @@ async fn insist(
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    false
 }
 
 /// Each record has just as many events as versions, numbered from 1.
