@@ -15,9 +15,11 @@ pub struct Process {
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// The binary under test, without the settings of the caller's shell.
+/// The binary under test (`KEYFOLD_TEST_BINARY`, else the one built with the tests), without the
+/// settings of the caller's shell.
 pub fn keyfold() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyfold"));
+    let built = || env!("CARGO_BIN_EXE_keyfold").into();
+    let mut command = Command::new(std::env::var_os("KEYFOLD_TEST_BINARY").unwrap_or_else(built));
     for (name, _) in std::env::vars_os() {
         let is_ours = name.to_string_lossy().starts_with("KEYFOLD_");
         if is_ours || name == "DATABASE_URL" {
