@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -246,9 +246,11 @@ pub async fn check_events(pool: &PgPool, store_id: i64) {
     assert_eq!(orphans, 0, "orders without customer");
 }
 
-/// Fails the test while a connection of this database stays in a transaction.
+/// Fails the test when a connection of this database stays in a transaction. After 30 s the
+/// database itself would end it.
 pub async fn nothing_stays_open(pool: &PgPool) {
-    super::scale::eventually("no transaction stays open", || async {
+    let started = Instant::now();
+    loop {
         let open: i64 = sqlx::query_scalar(
             "select count(*)
             from pg_stat_activity
@@ -257,9 +259,16 @@ pub async fn nothing_stays_open(pool: &PgPool) {
         .fetch_one(pool)
         .await
         .expect("pg_stat_activity");
-        (open == 0).then_some(())
-    })
-    .await;
+        if open == 0 {
+            return;
+        }
+        let waited = started.elapsed();
+        assert!(
+            waited < Duration::from_secs(10),
+            "{open} connections stay in a transaction"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A team, a store and a key on a database, for a service at this address.

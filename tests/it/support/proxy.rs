@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -46,6 +47,15 @@ impl Proxy {
         database_url: &str,
         plan: impl Fn(usize) -> Fate + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(database_url, Duration::ZERO, plan).await
+    }
+
+    /// The same with an answer time, as if the database were further away.
+    pub async fn start_with(
+        database_url: &str,
+        latency: Duration,
+        plan: impl Fn(usize) -> Fate + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let mut url = url::Url::parse(database_url).expect("an address");
@@ -61,6 +71,7 @@ impl Proxy {
                 tokio::spawn(carry(
                     client,
                     server,
+                    latency,
                     Arc::clone(&plan),
                     Arc::clone(&counter),
                 ));
@@ -95,6 +106,7 @@ async fn connect(to: &PgConnectOptions) -> Pin<Box<dyn Wire>> {
 async fn carry(
     mut client: TcpStream,
     mut server: Pin<Box<dyn Wire>>,
+    latency: Duration,
     plan: Plan,
     commits: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
@@ -125,6 +137,9 @@ async fn carry(
                 let bytes = &down[..read?];
                 if bytes.is_empty() {
                     return Ok(());
+                }
+                if !latency.is_zero() {
+                    tokio::time::sleep(latency).await;
                 }
                 client.write_all(bytes).await?;
             }
