@@ -558,11 +558,7 @@ fn answer<R: Resource>(
     if dry_run {
         headers.insert(DRY_RUN, HeaderValue::from_static("true"));
     } else if let (true, Some(segment)) = (is_new, R::path_segment(&written.record.content)) {
-        let segment = match segment {
-            // The path without an escape is the bulk route.
-            "bulk" => "%62ulk".to_owned(),
-            segment => utf8_percent_encode(segment, SEGMENT).to_string(),
-        };
+        let segment = utf8_percent_encode(segment, SEGMENT);
         let location = format!("/api/v1/stores/{store_id}/{}/{segment}", R::PATH);
         headers.insert(header::LOCATION, location.parse().map_err(Error::internal)?);
     }

@@ -1,7 +1,5 @@
 //! The tests of the whole: a file per promise.
 
-// mod identity;
-// mod races;
 mod authorisation;
 mod crashes;
 mod documents;
