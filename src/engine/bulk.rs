@@ -395,7 +395,7 @@ fn stream<R: Resource>(
         next_index: 0,
         resource: std::marker::PhantomData,
     };
-    tasks.spawn(run.to_its_end().instrument(tracing::Span::current()));
+    tasks.spawn(run.finish().instrument(tracing::Span::current()));
     let kind = HeaderValue::from_static("application/x-ndjson");
     let body = Body::from_stream(Unread(receiver));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
@@ -440,7 +440,7 @@ where
     R: Resource,
     S: futures_util::Stream<Item = Result<Bytes, Error>> + Unpin + Send + 'static,
 {
-    async fn to_its_end(mut self) {
+    async fn finish(mut self) {
         let code = match self.all().await {
             Ok(()) => None,
             Err(Stop::Deaf) => return,

@@ -118,7 +118,7 @@ where
                     self.searched = 0;
                     line
                 }
-                None if self.ended && !(self.buffer.is_empty() && !self.skipping) => {
+                None if self.ended && (self.skipping || !self.buffer.is_empty()) => {
                     self.searched = 0;
                     self.buffer.split().freeze()
                 }

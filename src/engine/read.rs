@@ -100,10 +100,16 @@ pub struct Wanted {
     pub filter: Filter,
 }
 
+/// A record, with what its answer shows besides.
+pub type Shown<R> = (
+    Arc<Record<<R as Resource>::Content>>,
+    <R as Resource>::Extra,
+);
+
 /// Records in order of creation, and the id after which the next page begins.
 pub struct Page<R: Resource> {
-    /// The records, with what their answers show besides.
-    pub records: Vec<(Arc<Record<R::Content>>, R::Extra)>,
+    /// The records.
+    pub records: Vec<Shown<R>>,
     /// None at the end.
     pub next_after: Option<Uuid>,
 }

@@ -392,7 +392,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
 #[schema(as = OrderCustomer)]
 pub enum CustomerView {
     /// As stored.
-    Known(KnownCustomer),
+    Known(Box<KnownCustomer>),
     /// Erased: nothing is left but the id.
     Erased {
         /// The id that the customer had.
@@ -440,7 +440,7 @@ impl CustomerView {
                 erased: true,
             };
         };
-        Self::Known(KnownCustomer {
+        Self::Known(Box::new(KnownCustomer {
             id: Some(record.id),
             external_id: content.external_id,
             phone,
@@ -452,7 +452,7 @@ impl CustomerView {
             lifetime_value: content.lifetime_value,
             orders_count: content.orders_count,
             is_new,
-        })
+        }))
     }
 
     /// For a dry run: a customer that would be made has no id yet.

@@ -18,12 +18,15 @@ pub enum Part<'a> {
     Other,
 }
 
+/// The members of an outlined object, in their order.
+pub type Members<'a> = Vec<(Cow<'a, str>, Part<'a>)>;
+
 /// Outlines a document: the members of its object, or `None` when it is something else. The whole
 /// text is checked against the grammar; repeated members and depth only at the top.
 ///
 /// # Errors
 /// The first reason why it is no JSON that we take.
-pub fn outline(bytes: &[u8]) -> Result<Option<Vec<(Cow<'_, str>, Part<'_>)>>, JsonError> {
+pub fn outline(bytes: &[u8]) -> Result<Option<Members<'_>>, JsonError> {
     let text = check_text(bytes)?;
     let mut tokens = Jiter::new(bytes);
     let fault = |error: JiterError| match error.error_type {
@@ -49,10 +52,7 @@ pub fn outline(bytes: &[u8]) -> Result<Option<Vec<(Cow<'_, str>, Part<'_>)>>, Js
     }
 }
 
-fn members<'a>(
-    text: &'a str,
-    tokens: &mut Jiter<'a>,
-) -> Result<Vec<(Cow<'a, str>, Part<'a>)>, JiterError> {
+fn members<'a>(text: &'a str, tokens: &mut Jiter<'a>) -> Result<Members<'a>, JiterError> {
     let mut members = Vec::new();
     loop {
         // The name comes after `{` or `,` and whitespace: its quote is the first one.

@@ -18,9 +18,9 @@ const FOLDER: &str = "keyfold-test-";
 /// The address of a server on which databases can be made, for a database of this name.
 fn address(database: &str) -> String {
     static SERVER: OnceLock<(Option<PrivateServer>, Option<String>)> = OnceLock::new();
-    let (server, given) = SERVER.get_or_init(|| match std::env::var("KEYFOLD_TEST_DATABASE_URL") {
-        Ok(url) => (None, Some(url)),
-        Err(_) => (Some(start()), None),
+    let (server, given) = SERVER.get_or_init(|| match given_address() {
+        Some(url) => (None, Some(url)),
+        None => (Some(start()), None),
     });
     match (server, given) {
         (Some(server), _) => server.url(database),
@@ -31,6 +31,14 @@ fn address(database: &str) -> String {
             url.to_string()
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a setting of the tests, not of the service"
+)]
+fn given_address() -> Option<String> {
+    std::env::var("KEYFOLD_TEST_DATABASE_URL").ok()
 }
 
 /// A private server on a temporary folder; it ends with this process. Folders that earlier runs left
