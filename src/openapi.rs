@@ -54,6 +54,7 @@ pub fn document() -> Value {
             },
             "headers": headers(),
             "parameters": parameters(),
+            "responses": faults(),
             "schemas": parts.schemas
         }
     })
@@ -105,6 +106,9 @@ impl Visitor for Parts {
         });
         if R::patch_example().is_some() {
             self.add_schema::<R::Patch>();
+            // The engine reads it, whatever the resource.
+            self.schemas[R::Patch::name().as_ref()]["properties"]["source_updated_at"] =
+                self.schemas[R::Input::name().as_ref()]["properties"]["source_updated_at"].clone();
             record["patch"] = patch::<R>(&one);
         }
         if R::IS_PERSON {
@@ -163,8 +167,7 @@ impl Parts {
                 ],
                 "responses": responses(json!({
                     "200": content("The page.", reference::<Feed>()),
-                    "410": problem("`cursor_expired`: events after this position are gone."),
-                }), READ_FAULTS)
+                }), &[READ_FAULTS, &[410]].concat())
             }
         }));
     }
@@ -177,22 +180,20 @@ impl Parts {
             "required": ["status"],
             "properties": { "status": { "type": "string" } }
         });
-        let mut add = |path: &str, summary: &str, responses: Value| {
+        let mut add = |path: &str, summary: &str, own: Value| {
             let id = path.trim_start_matches('/').replace('.', "_");
             self.paths.insert(
                 path.to_owned(),
                 json!({ "get": {
                     "tags": ["Operation"], "summary": summary, "operationId": id,
-                    "security": [], "responses": responses
+                    "security": [], "responses": responses(own, ANY_FAULTS)
                 }}),
             );
         };
         add(
             "/healthz",
             "Whether the process answers",
-            json!({
-                "200": content("It does.", status.clone()),
-            }),
+            json!({ "200": content("It does.", status.clone()) }),
         );
         add(
             "/readyz",
@@ -202,22 +203,26 @@ impl Parts {
                 "503": content("Not now: `not_migrated`, `database_unavailable` or `stopping`.", status),
             }),
         );
-        let text = |kind: &str, schema: Value| json!({ "200": { "description": "The text.", "content": { kind: { "schema": schema } } } });
-        let string = json!({ "type": "string" });
+        let text = |kind: &str, schema: Value| {
+            let mut response = content("The text.", Value::Null);
+            response["content"] = json!({ kind: { "schema": schema } });
+            json!({ "200": response })
+        };
+        let object = json!({ "type": "object" });
         add(
             "/metrics",
             "Prometheus metrics",
-            text("text/plain", string.clone()),
+            text("text/plain", json!({ "type": "string" })),
         );
         add(
             "/openapi.yaml",
             "This document as YAML",
-            text("application/yaml", string),
+            text("application/yaml", object.clone()),
         );
         add(
             "/openapi.json",
             "This document as JSON",
-            text("application/json", json!({ "type": "object" })),
+            text("application/json", object),
         );
     }
 }
@@ -246,16 +251,6 @@ fn content(description: &str, schema: Value) -> Value {
     })
 }
 
-fn problem(description: &str) -> Value {
-    json!({
-        "description": description,
-        "headers": { "X-Request-Id": { "$ref": "#/components/headers/X-Request-Id" } },
-        "content": { "application/problem+json": {
-            "schema": { "$ref": "#/components/schemas/Problem" }
-        }}
-    })
-}
-
 /// One answer of a write, with what its headers say.
 fn written<R: Resource>(description: &str) -> Value {
     let mut response = content(description, reference::<R::Answer>());
@@ -265,6 +260,7 @@ fn written<R: Resource>(description: &str) -> Value {
     response
 }
 
+const ANY_FAULTS: &[u16] = &[414, 431, 500];
 const READ_FAULTS: &[u16] = &[400, 401, 403, 404, 414, 429, 431, 500, 503];
 const WRITE_FAULTS: &[u16] = &[
     400, 401, 403, 404, 408, 412, 413, 414, 415, 422, 429, 431, 500, 503,
@@ -272,29 +268,90 @@ const WRITE_FAULTS: &[u16] = &[
 
 /// Own responses and those of the faults that can happen there.
 fn responses(mut own: Value, faults: &[u16]) -> Value {
-    for status in faults {
-        let description = match status {
-            400 => "The path, the query or the JSON is malformed, or the cursor is not valid.",
-            401 => "No valid API key.",
-            403 => "The store belongs to another team, or the key may not use it.",
-            404 => "There is no active store, or no record, with this id.",
-            408 => "The body stopped arriving.",
-            412 => "`If-Match` or `If-None-Match` does not hold.",
-            413 => "The body is too large.",
-            414 => "Path and query are longer than 8 KiB.",
-            415 => "Another media type or content encoding is needed.",
-            422 => "Fields are not accepted: `errors` names all of them.",
-            429 => "The store's rate limit is used up.",
-            431 => "The headers are larger than 16 KiB.",
-            503 => {
-                "`overloaded` or `database_unavailable`: nothing was done. `outcome_unknown`: it \
-                    may have been; repeating is safe."
-            }
-            _ => "A fault of ours.",
-        };
-        own[status.to_string()] = problem(description);
+    for (status, name, _) in FAULTS {
+        if faults.contains(status) {
+            own[status.to_string()] = json!({ "$ref": format!("#/components/responses/{name}") });
+        }
     }
     own
+}
+
+/// Every fault that the document knows: status, name and what it means.
+const FAULTS: &[(u16, &str, &str)] = &[
+    (
+        400,
+        "Malformed",
+        "The path, the query or the JSON is malformed, or the cursor is not valid.",
+    ),
+    (401, "Unauthorized", "No valid API key."),
+    (
+        403,
+        "StoreForbidden",
+        "The store belongs to another team, or the key may not use it.",
+    ),
+    (
+        404,
+        "NotFound",
+        "There is no active store, or no record, with this id.",
+    ),
+    (408, "Timeout", "The body stopped arriving."),
+    (410, "CursorExpired", "Events after this position are gone."),
+    (
+        412,
+        "PreconditionFailed",
+        "`If-Match` or `If-None-Match` does not hold.",
+    ),
+    (413, "BodyTooLarge", "The body is too large."),
+    (
+        414,
+        "TargetTooLong",
+        "Path and query are longer than 8 KiB.",
+    ),
+    (
+        415,
+        "UnsupportedMediaType",
+        "Another media type or content encoding is needed.",
+    ),
+    (
+        422,
+        "Invalid",
+        "Fields are not accepted: `errors` names all of them.",
+    ),
+    (429, "RateLimited", "The store's rate limit is used up."),
+    (
+        431,
+        "HeadersTooLarge",
+        "The headers are larger than 16 KiB.",
+    ),
+    (500, "Fault", "A fault of ours."),
+    (
+        503,
+        "Unavailable",
+        "`overloaded` or `database_unavailable`: nothing was done. `outcome_unknown`: it may have \
+         been; repeating is safe.",
+    ),
+];
+
+/// The answers to faults, which every route shares.
+fn faults() -> Value {
+    let mut responses = Map::new();
+    for (status, name, description) in FAULTS {
+        let mut response = content(description, Value::Null);
+        response["content"] = json!({
+            "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } }
+        });
+        let header = match status {
+            401 => Some("WWW-Authenticate"),
+            429 | 503 => Some("Retry-After"),
+            _ => None,
+        };
+        if let Some(header) = header {
+            response["headers"][header] =
+                json!({ "$ref": format!("#/components/headers/{header}") });
+        }
+        responses.insert((*name).to_owned(), response);
+    }
+    responses.into()
 }
 
 fn conditions() -> Vec<Value> {
@@ -400,7 +457,17 @@ fn bulk<R: Resource>(all: &str) -> Value {
         "required": ["items"],
         "additionalProperties": false,
         "properties": {
-            "items": { "type": "array", "maxItems": 1000, "items": {} }
+            "items": {
+                "type": "array",
+                "maxItems": 1000,
+                // Anything may be sent: an item that is something else fails alone.
+                "items": {
+                    "anyOf": [
+                        reference::<R::Input>(),
+                        { "description": "Anything else fails alone." }
+                    ]
+                }
+            }
         }
     });
     let [first, second] = R::examples();
@@ -410,7 +477,9 @@ fn bulk<R: Resource>(all: &str) -> Value {
         "schema": {
             "type": "string",
             "description": "A `BulkResult` a line, then a `BulkEnd`. Without that last line the \
-                stream was cut, and lines that were not answered may have been written."
+                stream was cut, and lines that were not answered may have been written.",
+            "contentMediaType": "application/x-ndjson",
+            "contentSchema": { "anyOf": [reference::<ItemResult>(), reference::<End>()] }
         }
     });
     json!({
@@ -444,7 +513,15 @@ fn bulk<R: Resource>(all: &str) -> Value {
                     "schema": items,
                     "example": { "items": [first, second] }
                 },
-                "application/x-ndjson": { "schema": { "type": "string" }, "example": lines }
+                "application/x-ndjson": {
+                    "schema": {
+                        "type": "string",
+                        "description": "One item a line.",
+                        "contentMediaType": "application/x-ndjson",
+                        "contentSchema": reference::<R::Input>()
+                    },
+                    "example": lines
+                }
             }
         },
         "responses": responses(json!({ "200": answer }), WRITE_FAULTS)
@@ -459,7 +536,10 @@ fn erase(all: &str) -> Value {
         "description": "Everything that names the person goes, in one transaction. Orders stay; \
             their customer answers `{\"id\", \"erased\": true}`.",
         "responses": responses(json!({
-            "204": { "description": "Gone, or never there." }
+            "204": {
+                "description": "Gone, or never there.",
+                "headers": { "X-Request-Id": { "$ref": "#/components/headers/X-Request-Id" } }
+            }
         }), READ_FAULTS)
     })
 }
@@ -473,12 +553,20 @@ fn path_key<R: Resource>() -> Value {
     };
     json!({
         "name": "external_id", "in": "path", "required": true, "description": description,
-        "schema": { "type": "string", "minLength": 1, "maxLength": 255 }
+        "schema": { "type": "string", "minLength": 1 }
     })
 }
 
 fn headers() -> Value {
     json!({
+        "WWW-Authenticate": {
+            "description": "How to send a key.",
+            "schema": { "type": "string" }
+        },
+        "Retry-After": {
+            "description": "In how many seconds to try again.",
+            "schema": { "type": "integer", "minimum": 1 }
+        },
         "X-Request-Id": {
             "description": "The id that was sent, or a new one.",
             "schema": { "type": "string" }

@@ -51,7 +51,7 @@ pub const STATUSES: &[&str] = &["active", "abandoned", "recovered", "completed",
 /// What a checkout is until the caller says otherwise.
 const FIRST_STATUS: &str = "abandoned";
 
-/// One of [`STATUSES`].
+/// Where a checkout stands.
 #[derive(Clone, Copy, Debug, ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub enum CheckoutStatus {

@@ -29,7 +29,7 @@ pub const STATUSES: &[&str] = &["pending", "in_transit", "delivered", "failed", 
 /// What a shipment is unless the caller says otherwise.
 const DEFAULT_STATUS: &str = "pending";
 
-/// One of [`STATUSES`].
+/// Where a shipment stands.
 #[derive(Clone, Copy, Debug, ToSchema)]
 #[schema(rename_all = "snake_case")]
 pub enum ShipmentStatus {

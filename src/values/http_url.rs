@@ -62,7 +62,7 @@ impl PartialSchema for HttpUrl {
             .max_length(Some(MAX_CHARS))
             .pattern(Some(concat!(
                 r"^(?:https?://[a-z][a-z0-9]{0,20}\.[a-z]{2,8}(?:/[A-Za-z0-9_-]{0,20}){0,3}",
-                r"|[Hh][Tt][Tt][Pp][Ss]?://[^\s/\\][^\s]*)$"
+                r"|[Hh][Tt][Tt][Pp][Ss]?://[^\s\u0000/\\][^\s\u0000]*)$"
             )))
             .examples(["https://shop.example.com/carts/7"])
             .into()

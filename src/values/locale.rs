@@ -41,13 +41,18 @@ impl Locale {
 
 impl PartialSchema for Locale {
     fn schema() -> RefOr<Schema> {
-        // The first branch says nothing new: it steers generators to well-formed tags.
+        // Language, script, region, variants, extensions, private use: RFC 5646, section 2.1.
+        const TAG: &str = concat!(
+            "^(?:[A-Za-z]{2,3}|[A-Za-z]{5,8})(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?",
+            "(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*",
+            "(?:-[0-9A-WYZa-wyz](?:-[A-Za-z0-9]{2,8})+)*(?:-[Xx](?:-[A-Za-z0-9]{1,8})+)?$",
+        );
         ObjectBuilder::new()
             .schema_type(Type::String)
             .description(Some("A BCP 47 language tag."))
             .min_length(Some(2))
             .max_length(Some(MAX_CHARS))
-            .pattern(Some("^(?:[a-z]{2}(?:-[A-Z]{2})?|[A-Za-z0-9-]{2,35})$"))
+            .pattern(Some(TAG))
             .examples(["fr", "pt-BR"])
             .into()
     }
