@@ -1,16 +1,20 @@
 //! The tests of the whole: a file per promise.
 
 mod authorisation;
+mod command_line;
 mod crashes;
 mod documents;
 mod feed;
 mod hang_ups;
 mod layers;
 mod lost_commits;
+mod openapi;
 mod orders;
 mod overload;
+mod readme;
 mod real_orders;
 mod resources;
+mod settings;
 mod shutdown;
 mod slow_clients;
 mod support;
