@@ -135,10 +135,12 @@ where
             if std::mem::take(&mut self.skipping) {
                 return Some(Line::TooLong);
             }
-            let line = trimmed(line);
+            // Measured before blanks are cut off: how the chunks fell must not decide.
+            let line = without_return(line);
             if line.len() > self.most_bytes {
                 return Some(Line::TooLong);
             }
+            let line = trimmed(line);
             if !line.is_empty() {
                 return Some(Line::Text(line));
             }
@@ -146,16 +148,23 @@ where
     }
 }
 
-/// Without the carriage return of the line's end and without blanks around, so that a line of
-/// blanks is a blank line.
+/// Without the carriage return of the line's end.
+fn without_return(line: Bytes) -> Bytes {
+    let end = line.len() - usize::from(line.ends_with(b"\r"));
+    line.slice(..end)
+}
+
+/// Without the blanks around (those of RFC 8259, section 2), so that a line of blanks is a blank
+/// line.
 fn trimmed(line: Bytes) -> Bytes {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
     let start = line
         .iter()
-        .position(|byte| !byte.is_ascii_whitespace())
+        .position(|byte| !is_blank(byte))
         .unwrap_or(line.len());
     let end = line
         .iter()
-        .rposition(|byte| !byte.is_ascii_whitespace())
+        .rposition(|byte| !is_blank(byte))
         .map_or(start, |at| at + 1);
     line.slice(start..end)
 }
@@ -204,6 +213,16 @@ mod tests {
             lines,
             ["1234", "<too long>", "<too long>", "ok", "<too long>"]
         );
+    }
+
+    #[tokio::test]
+    async fn a_line_is_measured_with_its_blanks_however_the_chunks_fall() {
+        for chunks in [
+            vec![Ok("  ok\r\n   ok\n    \n \x0cok\n")],
+            vec![Ok("  ok"), Ok("\r\n   "), Ok("ok\n    "), Ok("\n \x0cok\n")],
+        ] {
+            assert_eq!(lines_of(chunks, 4).await, ["ok", "<too long>", "\x0cok"]);
+        }
     }
 
     #[tokio::test]
