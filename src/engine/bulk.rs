@@ -216,7 +216,7 @@ fn read_document<R: Resource>(
     state: &State,
 ) -> Result<Vec<Item<R>>, Error> {
     let invalid = |path: &str, message: &str| Error::Invalid(Faults::at(path, message));
-    let members = outline(body)?.ok_or_else(|| invalid("", "must be an object"))?;
+    let members = outline(body, MOST_ITEMS)?.ok_or_else(|| invalid("", "must be an object"))?;
     let mut faults = Faults::default();
     let mut texts = None;
     for (name, part) in members {

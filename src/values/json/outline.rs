@@ -24,9 +24,15 @@ pub type Members<'a> = Vec<(Cow<'a, str>, Part<'a>)>;
 /// Outlines a document: the members of its object, or `None` when it is something else. The whole
 /// text is checked against the grammar; repeated members and depth only at the top.
 ///
+/// Of members, and of the items of an array, `most` and one more are listed, so that the caller sees
+/// that there are too many; 16 MiB of `0,0,0` would take 128 MiB otherwise.
+///
 /// # Errors
 /// The first reason why it is no JSON that we take.
-pub fn outline(bytes: &[u8]) -> Result<Option<Members<'_>>, JsonError> {
+pub fn outline(
+    bytes: &[u8],
+    most: usize,
+) -> Result<Option<Members<'_>>, JsonError> {
     let text = check_text(bytes)?;
     let mut tokens = Jiter::new(bytes);
     let fault = |error: JiterError| match error.error_type {
@@ -37,7 +43,7 @@ pub fn outline(bytes: &[u8]) -> Result<Option<Members<'_>>, JsonError> {
     };
     let first = tokens.peek().map_err(fault)?;
     let members = if first == Peek::Object {
-        Some(members(text, &mut tokens).map_err(fault)?)
+        Some(members(text, &mut tokens, most).map_err(fault)?)
     } else {
         tokens.known_skip(first).map_err(fault)?;
         None
@@ -52,12 +58,17 @@ pub fn outline(bytes: &[u8]) -> Result<Option<Members<'_>>, JsonError> {
     }
 }
 
-fn members<'a>(text: &'a str, tokens: &mut Jiter<'a>) -> Result<Members<'a>, JiterError> {
+fn members<'a>(
+    text: &'a str,
+    tokens: &mut Jiter<'a>,
+    most: usize,
+) -> Result<Members<'a>, JiterError> {
     let mut members = Vec::new();
+    let mut is_first = true;
     loop {
         // The name comes after `{` or `,` and whitespace: its quote is the first one.
         let before = tokens.current_index();
-        let name = if members.is_empty() {
+        let name = if std::mem::take(&mut is_first) {
             tokens.known_object()?
         } else {
             tokens.next_key()?
@@ -67,22 +78,30 @@ fn members<'a>(text: &'a str, tokens: &mut Jiter<'a>) -> Result<Members<'a>, Jit
         let name = borrow_if_plain(quoted, name);
         let first = tokens.peek()?;
         let part = if first == Peek::Array {
-            Part::Items(items(text, tokens)?)
+            Part::Items(items(text, tokens, most)?)
         } else {
             tokens.known_skip(first)?;
             Part::Other
         };
-        members.push((name, part));
+        if members.len() <= most {
+            members.push((name, part));
+        }
     }
 }
 
-fn items<'a>(text: &'a str, tokens: &mut Jiter<'a>) -> Result<Vec<&'a str>, JiterError> {
+fn items<'a>(
+    text: &'a str,
+    tokens: &mut Jiter<'a>,
+    most: usize,
+) -> Result<Vec<&'a str>, JiterError> {
     let mut items = Vec::new();
     let mut next = tokens.known_array()?;
     while let Some(first) = next {
         let start = tokens.current_index();
         tokens.known_skip(first)?;
-        items.push(&text[start..tokens.current_index()]);
+        if items.len() <= most {
+            items.push(&text[start..tokens.current_index()]);
+        }
         next = tokens.array_step()?;
     }
     Ok(items)
@@ -94,9 +113,12 @@ mod tests {
 
     #[test]
     fn arrays_are_cut_into_the_texts_of_their_items() {
-        let members = outline(br#" {"a" : [ {"x":[1]} , 2,"\u0041"] ,"b":{"c":[1]},"d":[]} "#)
-            .expect("valid")
-            .expect("an object");
+        let members = outline(
+            br#" {"a" : [ {"x":[1]} , 2,"\u0041"] ,"b":{"c":[1]},"d":[]} "#,
+            9,
+        )
+        .expect("valid")
+        .expect("an object");
         let names: Vec<&str> = members.iter().map(|(name, _)| name.as_ref()).collect();
         assert_eq!(names, ["a", "b", "d"]);
         assert_eq!(
@@ -108,9 +130,19 @@ mod tests {
     }
 
     #[test]
+    fn one_more_than_the_most_is_listed_and_the_rest_is_only_checked() {
+        let members = outline(br#"{"a":[1,2,3,4],"b":0,"c":0,"d":0}"#, 2).expect("valid");
+        let listed = Part::Items(vec!["1", "2", "3"]);
+        let members = members.expect("an object");
+        assert_eq!((members.len(), &members[0].1), (3, &listed));
+        assert!(outline(br#"{"a":[1,2,3,4,tru]}"#, 2).is_err());
+        assert!(outline(br#"{"a":0,"b":0,"c":0,"d":0,}"#, 2).is_err());
+    }
+
+    #[test]
     fn what_is_no_object_has_no_members_and_what_is_no_json_is_an_error() {
         for other in ["[]", "1", "null", "\"x\""] {
-            assert_eq!(outline(other.as_bytes()), Ok(None), "{other}");
+            assert_eq!(outline(other.as_bytes(), 9), Ok(None), "{other}");
         }
         for broken in [
             "",
@@ -120,12 +152,12 @@ mod tests {
             "{} x",
             "{\"a\":[01]}",
         ] {
-            let error = outline(broken.as_bytes()).expect_err(broken);
+            let error = outline(broken.as_bytes(), 9).expect_err(broken);
             assert_eq!(error.code(), "json_invalid", "{broken}");
         }
-        let twice = outline(br#"{"items":[],"\u0069tems":[]}"#).expect_err("twice");
+        let twice = outline(br#"{"items":[],"\u0069tems":[]}"#, 9).expect_err("twice");
         assert_eq!(twice.code(), "json_duplicate_member");
         let deep = format!("{{\"items\":[{}{}]}}", "[".repeat(5_000), "]".repeat(5_000));
-        assert_eq!(outline(deep.as_bytes()), Err(JsonError::TooDeep));
+        assert_eq!(outline(deep.as_bytes(), 9), Err(JsonError::TooDeep));
     }
 }
