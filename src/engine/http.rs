@@ -5,7 +5,9 @@
 //! (422), and what the record says (404, 412). Database work runs in a task of its own, so that a
 //! caller who hangs up cuts nothing in half.
 
+use std::borrow::Cow;
 use std::future::Future;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -262,18 +264,23 @@ fn store_id(path: &str) -> Option<i64> {
 /// `PathInvalid` for a broken escape and for one that is not UTF-8.
 pub fn last_segment(path: &str) -> Result<String, Error> {
     let segment = path.rsplit('/').next().unwrap_or_default();
-    let mut escapes = segment.split('%');
+    let decoded = decoded(segment).ok_or(Error::PathInvalid)?;
+    Ok(decoded.into_owned())
+}
+
+/// Text without its percent-escapes; none for a broken escape and for one that is not UTF-8.
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    let mut escapes = text.split('%');
     let _before_the_first = escapes.next();
     let is_hex = |escape: &str| {
         escape.len() >= 2 && escape.bytes().take(2).all(|byte| byte.is_ascii_hexdigit())
     };
     if !escapes.all(is_hex) {
-        return Err(Error::PathInvalid);
+        return None;
     }
-    let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
-    decoded
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| Error::PathInvalid)
+    percent_encoding::percent_decode_str(text)
+        .decode_utf8()
+        .ok()
 }
 
 /// What must be escaped in a path segment (RFC 3986, section 3.3), and a little more.
@@ -301,19 +308,26 @@ impl Query {
     /// Reads a query that may have these parameters.
     ///
     /// # Errors
-    /// `QueryInvalid` naming those that are unknown or come twice: a mistyped `dry_run` must not
-    /// write.
+    /// `QueryInvalid` naming those that are unknown, come twice or can't be decoded: a mistyped
+    /// `dry_run` must not write.
     pub fn read(query: Option<&str>, known: &[&str]) -> Result<Self, Error> {
-        let pairs: Vec<(String, String)> =
-            url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-                .into_owned()
-                .collect();
+        let query = query.unwrap_or_default();
+        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect();
+        // The parser repairs what it can't decode, and steps over empty parts.
+        let sent = query.split('&').filter(|part| !part.is_empty());
         let mut faults = Faults::default();
-        for (at, (name, _)) in pairs.iter().enumerate() {
+        for (at, ((name, _), sent)) in pairs.iter().zip(sent).enumerate() {
             if !known.contains(&name.as_str()) {
                 faults.add(
                     name.chars().take(100).collect::<String>(),
                     "is not a known parameter",
+                );
+            } else if decoded(sent).is_none() {
+                faults.add(
+                    name.as_str(),
+                    "has a broken percent-escape or one that is not UTF-8",
                 );
             } else if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
                 faults.add(name.as_str(), "is given twice");
@@ -362,10 +376,16 @@ impl Query {
     /// `QueryInvalid` for anything else.
     pub fn limit(&self) -> Result<u32, Error> {
         let limit = self.parsed("limit", "must be a number from 1 to 200", |text| {
-            text.parse().ok().filter(|limit| (1..=200).contains(limit))
+            number(text).filter(|limit| (1..=200).contains(limit))
         })?;
         Ok(limit.unwrap_or(50))
     }
+}
+
+/// A number of digits alone: `parse` would take a plus sign as well.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    let only_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    only_digits.then(|| text.parse().ok()).flatten()
 }
 
 /// Reads the body of a POST, or an item of a bulk request.
@@ -685,7 +705,7 @@ async fn list_events(
 ) -> Result<Response, Error> {
     let query = Query::read(request.uri().query(), &["after", "limit", "resource"])?;
     let after = query.parsed("after", "must be a position, 0 or more", |text| {
-        text.parse::<i64>().ok().filter(|after| *after >= 0)
+        number::<i64>(text)
     })?;
     let resource = query.parsed("resource", "must be the path of a resource", |text| {
         service.paths.contains(&text).then(|| text.to_owned())
