@@ -172,6 +172,7 @@ pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
             guarded(service, get(list::<R>).post(post_one::<R>)),
         )
         .route(
+            // A record may be called `bulk` too: only POST means the many.
             &format!("{STORE}/{}/bulk", R::PATH),
             guarded(service, one.clone().merge(bulk::route::<R>())),
         )
