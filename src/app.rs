@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Shared;
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
@@ -104,6 +105,7 @@ fn router(operation: Operation, limits: &Limits) -> Router {
     let service = Service::new(operation.state.clone(), limits.clone(), registered);
     let docs =
         SwaggerUi::new("/docs").config(DocsConfig::from("/openapi.json").validator_url("none"));
+    let docs = Router::from(docs).layer(map_response(as_unknown_route));
     let router = Router::new()
         .merge(operational(operation))
         .merge(docs)
@@ -111,6 +113,14 @@ fn router(operation: Operation, limits: &Limits) -> Router {
         .fallback(async || Error::RouteNotFound)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed);
     edge::wrap(router, clock)
+}
+
+/// The page has an empty 404 of its own; every 404 of ours has a problem body.
+async fn as_unknown_route(response: Response) -> Response {
+    if response.status() == StatusCode::NOT_FOUND {
+        return Error::RouteNotFound.into_response();
+    }
+    response
 }
 
 /// The routes of all resources, and what belongs to single ones.
