@@ -1,6 +1,7 @@
 //! The tests of the whole: a file per promise.
 
 mod authorisation;
+mod bad_input;
 mod command_line;
 mod crashes;
 mod documents;

@@ -1,0 +1,98 @@
+//! Everything that must not be taken, with its exact answer; and the most that is.
+//!
+//! A body that is refused is refused in the same words alone, in a document, in a document that is
+//! all or nothing, and in a stream. None of it changes a row, costs a second or is answered with 5xx.
+
+mod case;
+mod documents;
+mod fields;
+mod kinds;
+mod limits;
+mod run;
+mod syntax;
+mod targets;
+mod transport;
+mod wire;
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+
+use self::run::Run;
+use crate::support::app::App;
+
+/// A second on an idle machine; the tests of others run beside this one, unoptimised.
+const SLOWEST: Duration = Duration::from_secs(5);
+
+/// Cases on their way at a time: no more than the server takes at once.
+const AT_ONCE: usize = 4;
+
+#[tokio::test]
+async fn bad_input_has_an_exact_answer_in_every_way_of_sending_and_changes_no_row() {
+    let app = App::start().await;
+    let run = Run::start(&app).await;
+    let before = run.rows().await;
+    let tables = [
+        fields::cases(),
+        syntax::cases(),
+        transport::cases(),
+        targets::cases(),
+        documents::cases(),
+    ];
+    let cases: Vec<_> = tables.into_iter().flatten().collect();
+    let run_one = |case| run.case(case);
+    stream::iter(&cases)
+        .map(run_one)
+        .buffer_unordered(AT_ONCE)
+        .collect::<()>()
+        .await;
+    println!("{} cases, {run}", cases.len());
+    assert!(cases.len() >= 150, "the table lost its cases");
+    run.expect_sound(SLOWEST);
+    assert_eq!(run.rows().await, before);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_most_that_a_field_takes_is_taken_and_answered_exactly() {
+    let app = App::start().await;
+    let run = Run::start(&app).await;
+    let rows = limits::accepted();
+    let run_one = |(at, row)| run.accepted(row, at);
+    stream::iter(rows.iter().enumerate())
+        .map(run_one)
+        .buffer_unordered(AT_ONCE)
+        .collect::<()>()
+        .await;
+    println!("{} cases at a limit, {run}", rows.len());
+    run.expect_sound(SLOWEST);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_external_id_is_found_again_under_its_escaped_segment_exactly() {
+    let app = App::start().await;
+    for (id, segment) in limits::IDS {
+        for resource in ["orders", "checkouts", "customers", "shipments"] {
+            let text = case::with(resource, "external_id", Some(&case::quoted(id)));
+            let posted = wire::exchange(
+                &run::address(&app),
+                &run::post(&app, resource, "application/json", text.as_bytes()),
+            )
+            .await;
+            assert_eq!(posted.status, 201, "{id:?}: {}", posted.body);
+            for target in [
+                format!("{}/{segment}", app.path(resource)),
+                posted.header("location").to_owned(),
+            ] {
+                let found = wire::exchange(&run::address(&app), &run::get(&app, &target)).await;
+                assert_eq!(
+                    (found.status, found.body.as_str()),
+                    (200, posted.body.as_str()),
+                    "{id:?} at {target}"
+                );
+            }
+        }
+    }
+    app.stop().await;
+}
