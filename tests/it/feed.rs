@@ -52,7 +52,7 @@ async fn commit_late(app_url: String, store_id: i64, enough: Arc<AtomicBool>) ->
     let mut connection = PgConnection::connect(&app_url).await.expect("a connection");
     let mut ids = BTreeSet::new();
     while !enough.load(Ordering::Relaxed) {
-        let id = Uuid::now_v7();
+        let id = keyfold::clock::Clock::system().new_id();
         let mut transaction = connection.begin().await.expect("a transaction");
         sqlx::query(
             "insert into events

@@ -27,7 +27,8 @@ fn the_examples_have_every_member_and_differ_in_each() {
             .map(String::as_str)
             .collect();
         let mut mutable = kind.mutable.to_vec();
-        (patched.sort_unstable(), mutable.sort_unstable());
+        patched.sort_unstable();
+        mutable.sort_unstable();
         assert_eq!(patched, mutable, "{}", kind.path);
         for name in mutable {
             assert_ne!(patch[name], first[name], "{}.{name}", kind.path);

@@ -19,7 +19,8 @@ fn every_member_is_either_mutable_or_not_where_there_is_a_patch() {
     for (kind, _) in patchable() {
         let mut named: Vec<&str> = [kind.mutable, kind.immutable, &["source_updated_at"]].concat();
         let mut members = kind.members();
-        (named.sort_unstable(), members.sort());
+        named.sort_unstable();
+        members.sort();
         assert_eq!(named, members, "{}", kind.path);
     }
 }

@@ -56,7 +56,7 @@ fn made_up(n: usize) -> Value {
         "placed_at": format!("2010-12-{:02}T08:{:02}:00Z", 1 + n / 60 % 28, n % 60),
         "total_price": format!("{}.{:02}", n * 13 % 900, n % 100),
         "currency": "GBP",
-        "financial_status": if n % 17 == 0 { "refunded" } else { "paid" },
+        "financial_status": if n.is_multiple_of(17) { "refunded" } else { "paid" },
         "fulfillment_status": "fulfilled",
         "customer": customer,
         "line_items": items,

@@ -127,7 +127,7 @@ async fn carry(
                 server.write_all(bytes).await?;
                 server.flush().await?;
                 if fate == Fate::Unanswered {
-                    server.read(&mut down).await?;
+                    let _answer = server.read(&mut down).await?;
                 }
                 if fate != Fate::Passes {
                     return Ok(());
