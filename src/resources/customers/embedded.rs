@@ -228,6 +228,8 @@ pub struct EmbeddedCustomers {
     locked: Locked,
     unlocked: Vec<usize>,
     folded: BTreeSet<Uuid>,
+    /// Customers that orders refer to, in order of their locks.
+    referred: BTreeSet<(i64, Uuid)>,
 }
 
 enum Locked {
@@ -243,6 +245,7 @@ impl Default for EmbeddedCustomers {
             locked: Locked::Places(BTreeSet::new()),
             unlocked: Vec::new(),
             folded: BTreeSet::new(),
+            referred: BTreeSet::new(),
         }
     }
 }
@@ -282,6 +285,27 @@ impl EmbeddedCustomers {
         if !is_locked {
             self.unlocked.push(place);
         }
+    }
+
+    /// Keeps the customers that stay as they are from being erased before the orders that refer to
+    /// them are committed: the eraser would not see those orders and leave them their digests. The
+    /// version check guards only the customers that change.
+    async fn hold(&self, connection: &mut PgConnection) -> Result<(), Failure> {
+        let is_stored = |(_, id): &&(i64, Uuid)| !self.working.is_new(*id);
+        let stored: BTreeSet<_> = self.referred.iter().filter(is_stored).copied().collect();
+        let is_kept = |(_, id): &&(i64, Uuid)| !self.working.is_dirty(*id);
+        let kept: BTreeSet<_> = stored.iter().filter(is_kept).copied().collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        if kept.len() < stored.len() {
+            // Two batches, each changing what the other one refers to, would block each other.
+            identity::lock_records(connection, &stored).await?;
+        }
+        if identity::hold(connection, &kept).await? < kept.len() {
+            return Err(Failure::Conflict);
+        }
+        Ok(())
     }
 
     fn make(&mut self, store_id: i64, content: Content, moment: &Moment, clock: &Clock) -> Uuid {
@@ -365,6 +389,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         self.working = Working::over(&self.stored);
         self.unlocked.clear();
         self.folded.clear();
+        self.referred.clear();
     }
 
     fn settle(&mut self, arrival: &Arrival<'_, R>, content: &mut R::Content, clock: &Clock) {
@@ -374,6 +399,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         };
         let customer = R::customer(arrival.input);
         let id = self.merge(customer, arrival.place, arrival.store_id, &moment, clock);
+        self.referred.insert((arrival.store_id, id));
         R::reference_mut(content).id = Some(id);
     }
 
@@ -382,6 +408,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
     }
 
     async fn store(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
+        self.hold(connection).await?;
         write::store(connection, &self.working).await
     }
 }

@@ -215,7 +215,8 @@ pub async fn lock_phones(
     Ok(())
 }
 
-/// Locks customers' rows.
+/// Locks customers' rows, as strongly as the upsert of one does: it sets `external_id`, which is
+/// part of a key.
 ///
 /// # Errors
 /// When the database fails.
@@ -229,13 +230,38 @@ pub async fn lock_records(
         from unnest($1::bigint[], $2::uuid[]) as wanted (store_id, id)
         join customers c on c.store_id = wanted.store_id and c.id = wanted.id
         order by c.store_id, c.id
-        for no key update of c",
+        for update of c",
         &store_ids,
         &ids,
     )
     .fetch_all(connection)
     .await?;
     Ok(())
+}
+
+/// Keeps customers that are referred to, but not changed, from being erased before this transaction
+/// ends; tells how many of them are still there. Whoever only refers to the same ones passes.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold(
+    connection: &mut PgConnection,
+    ids: &BTreeSet<(i64, Uuid)>,
+) -> sqlx::Result<usize> {
+    let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = ids.iter().copied().unzip();
+    let held = sqlx::query!(
+        "select c.id
+        from unnest($1::bigint[], $2::uuid[]) as wanted (store_id, id)
+        join customers c on c.store_id = wanted.store_id and c.id = wanted.id
+        where c.erased_at is null
+        order by c.store_id, c.id
+        for key share of c",
+        &store_ids,
+        &ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(held.len())
 }
 
 /// A row as the statement below gives it.
