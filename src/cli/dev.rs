@@ -92,7 +92,7 @@ async fn serve_on(
         "key": demo.key,
         "database_url": database_url,
     });
-    output.result(&shown, &welcome(address, &demo))?;
+    output.result(&shown, &welcome(address, &database_url, &demo))?;
     Ok(service.await??)
 }
 
@@ -176,16 +176,17 @@ fn keep(path: &Path, secret: &str) -> std::io::Result<()> {
 }
 
 /// What a newcomer reads.
-fn welcome(address: SocketAddr, demo: &Demo) -> Vec<String> {
+fn welcome(address: SocketAddr, database_url: &str, demo: &Demo) -> Vec<String> {
     let [mut example, _] = Order::examples();
     if let Some(members) = example.as_object_mut() {
         members.remove("source_updated_at");
     }
     vec![
         format!("keyfold serves on http://{address}"),
-        format!("  store  {}", demo.store_id),
-        format!("  key    {}", demo.key),
-        format!("  docs   http://{address}/docs"),
+        format!("  store     {}", demo.store_id),
+        format!("  key       {}", demo.key),
+        format!("  docs      http://{address}/docs"),
+        format!("  database  {database_url}"),
         String::new(),
         "Push an order; run it twice and see that the second time changes nothing:".to_owned(),
         String::new(),
