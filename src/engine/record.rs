@@ -106,6 +106,12 @@ impl<R: Resource> Working<R> {
         self.entries.get(&id).map(|entry| &entry.record)
     }
 
+    /// Whether a record is changed, or made, in this batch.
+    #[must_use]
+    pub fn is_dirty(&self, id: Uuid) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.dirty)
+    }
+
     /// Whether there is anything to be stored.
     #[must_use]
     pub fn is_changed(&self) -> bool {

@@ -103,9 +103,6 @@ impl PartialEq for FreeJson {
         if self.0 == other.0 {
             return true;
         }
-        if !self.0.contains('.') && !other.0.contains('.') {
-            return false;
-        }
         match (parse(self.0.as_bytes()), parse(other.0.as_bytes())) {
             (Ok(a), Ok(b)) => same(&a, &b),
             _ => false,
