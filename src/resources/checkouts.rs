@@ -24,7 +24,8 @@ use crate::error::Error;
 use crate::state::State;
 use crate::values::{
     Currency, CurrencyInput, ExternalId, Fields, FreeJson, FreeObject, FreeObjects, HttpUrl,
-    LINE_ITEMS, METADATA_BYTES, Money, MoneyInput, Patch, Tags, Timestamp, TimestampInput, choice,
+    LINE_ITEMS, LINE_ITEMS_BYTES, METADATA_BYTES, Money, MoneyInput, Patch, Tags, Timestamp,
+    TimestampInput, choice,
 };
 
 /// The resource.
@@ -198,7 +199,9 @@ impl Resource for Checkout {
         let currency = fields.optional("currency", Currency::read);
         let recovery_url = fields.optional("recovery_url", HttpUrl::read);
         let status = read_status(fields).value();
-        let line_items = fields.optional("line_items", |node| FreeJson::objects(node, LINE_ITEMS));
+        let line_items = fields.optional("line_items", |node| {
+            FreeJson::objects(node, LINE_ITEMS, LINE_ITEMS_BYTES)
+        });
         let tags = fields.optional("tags", Tags::read);
         let metadata = fields.optional("metadata", |node| FreeJson::object(node, METADATA_BYTES));
         let source_updated_at = fields.optional("source_updated_at", Timestamp::read);

@@ -24,7 +24,8 @@ use crate::error::Error;
 use crate::state::State;
 use crate::values::{
     Currency, CurrencyInput, ExternalId, Fields, FreeJson, FreeObject, FreeObjects, LINE_ITEMS,
-    METADATA_BYTES, Money, MoneyInput, Patch, Tags, Text, Timestamp, TimestampInput, text,
+    LINE_ITEMS_BYTES, METADATA_BYTES, Money, MoneyInput, Patch, Tags, Text, Timestamp,
+    TimestampInput, text,
 };
 
 /// The resource.
@@ -176,7 +177,9 @@ impl Resource for Order {
         let currency = fields.optional("currency", Currency::read);
         let financial_status = fields.optional("financial_status", text(64));
         let fulfillment_status = fields.optional("fulfillment_status", text(64));
-        let line_items = fields.optional("line_items", |node| FreeJson::objects(node, LINE_ITEMS));
+        let line_items = fields.optional("line_items", |node| {
+            FreeJson::objects(node, LINE_ITEMS, LINE_ITEMS_BYTES)
+        });
         let tags = fields.optional("tags", Tags::read);
         let metadata = fields.optional("metadata", |node| FreeJson::object(node, METADATA_BYTES));
         let source_updated_at = fields.optional("source_updated_at", Timestamp::read);

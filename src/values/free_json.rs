@@ -36,20 +36,16 @@ impl FreeJson {
         if !matches!(node.value, Value::Object(_)) {
             return Err(Faults::one("must be an object"));
         }
-        let printed = print(node)?;
-        if printed.compact_bytes > max_compact_bytes {
-            let message = format!("must have at most {max_compact_bytes} bytes in compact form");
-            return Err(Faults::one(message));
-        }
-        Ok(Self(printed.text))
+        print(node, max_compact_bytes).map(Self)
     }
 
-    /// Reads an array of at most `max_items` objects.
+    /// Reads an array of at most `max_items` objects and `max_compact_bytes`, counted as for
+    /// [`FreeJson::object`].
     ///
     /// # Errors
-    /// Not an array, too many items, an item that is no object (at its index), or something in it
-    /// that `jsonb` can't hold, at its path.
-    pub fn objects(node: &Node, max_items: usize) -> Checked<Self> {
+    /// Not an array, too many items, too big, an item that is no object (at its index), or
+    /// something in it that `jsonb` can't hold, at its path.
+    pub fn objects(node: &Node, max_items: usize, max_compact_bytes: usize) -> Checked<Self> {
         let Value::Array(items) = &node.value else {
             return Err(Faults::one("must be an array"));
         };
@@ -62,8 +58,8 @@ impl FreeJson {
                 faults.add(index.to_string(), "must be an object");
             }
         }
-        match print(node) {
-            Ok(printed) => faults.into_result().map(|()| Self(printed.text)),
+        match print(node, max_compact_bytes) {
+            Ok(text) => faults.into_result().map(|()| Self(text)),
             Err(inner) => {
                 faults.nest("", inner);
                 Err(faults)
@@ -163,7 +159,10 @@ impl PartialSchema for FreeObjects {
         ArrayBuilder::new()
             .items(free_object())
             .max_items(Some(MAX_ITEMS))
-            .description(Some("Any JSON objects, within the bounds of free JSON."))
+            .description(Some(
+                "Any JSON objects, within the bounds of free JSON; at most 1 MiB in compact form, \
+                 with numbers written out.",
+            ))
             .examples([serde_json::json!([{"sku": "TEA-1", "quantity": 2}])])
             .into()
     }

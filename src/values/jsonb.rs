@@ -13,27 +13,25 @@ use super::number::Exact;
 /// A number without sign and exponent that is no longer than this is moderate.
 const PLAIN_BYTES: usize = 40;
 
-/// The text of a `jsonb` and its size.
-pub(super) struct Printed {
-    /// Exactly what Postgres prints.
-    pub text: String,
-    /// Without the spaces after `:` and `,`.
-    pub compact_bytes: usize,
-}
-
-/// Prints a value as Postgres would.
+/// Prints a value exactly as Postgres does, in at most `most_compact_bytes` without the spaces after
+/// `:` and `,`. Printing ends soon after: `1e40` is ten times as long printed as sent, so what is
+/// sent bounds nothing.
 ///
 /// # Errors
-/// What `jsonb` can't hold or would blow up, each at its path.
-pub(super) fn print(node: &Node) -> Result<Printed, Faults> {
-    let mut printer = Printer::default();
+/// What `jsonb` can't hold or would blow up, each at its path; or that the whole is too big.
+pub(super) fn print(node: &Node, most_compact_bytes: usize) -> Result<String, Faults> {
+    let mut printer = Printer {
+        most_compact_bytes,
+        ..Printer::default()
+    };
     printer.value(node);
+    let is_full = printer.is_full();
     printer.faults.into_result()?;
-    let compact_bytes = printer.text.len() - printer.spaces;
-    Ok(Printed {
-        text: printer.text,
-        compact_bytes,
-    })
+    if is_full {
+        let message = format!("must have at most {most_compact_bytes} bytes in compact form");
+        return Err(Faults::one(message));
+    }
+    Ok(printer.text)
 }
 
 /// Members in the order of `jsonb`.
@@ -50,6 +48,7 @@ pub(super) fn sorted<K: AsRef<str>, V>(members: &[(K, V)]) -> Vec<(&str, &V)> {
 struct Printer<'n> {
     text: String,
     spaces: usize,
+    most_compact_bytes: usize,
     path: Vec<Step<'n>>,
     faults: Faults,
 }
@@ -62,6 +61,9 @@ enum Step<'n> {
 
 impl<'n> Printer<'n> {
     fn value(&mut self, node: &'n Node) {
+        if self.is_full() {
+            return;
+        }
         match &node.value {
             Value::Null => self.text.push_str("null"),
             Value::Bool(true) => self.text.push_str("true"),
@@ -71,6 +73,11 @@ impl<'n> Printer<'n> {
             Value::Array(items) => self.array(items),
             Value::Object(members) => self.object(members),
         }
+    }
+
+    /// Whether more has been printed than is taken.
+    fn is_full(&self) -> bool {
+        self.text.len() - self.spaces > self.most_compact_bytes
     }
 
     fn array(&mut self, items: &'n [Node]) {
@@ -164,9 +171,8 @@ mod tests {
     use super::super::json::parse;
     use super::*;
 
-    fn printed(json: &str) -> (String, usize) {
-        let printed = print(&parse(json.as_bytes()).unwrap()).unwrap();
-        (printed.text, printed.compact_bytes)
+    fn printed(json: &str, most_compact_bytes: usize) -> Result<String, Faults> {
+        print(&parse(json.as_bytes()).unwrap(), most_compact_bytes)
     }
 
     /// Checked by hand against Postgres 15.18, beside 3,000 random documents.
@@ -195,21 +201,23 @@ mod tests {
             ),
         ];
         for (json, text) in cases {
-            assert_eq!(printed(json).0, text, "{json}");
+            assert_eq!(printed(json, 1_000).as_deref(), Ok(text), "{json}");
         }
     }
 
     #[test]
     fn the_compact_size_has_no_spaces() {
-        let (text, compact_bytes) = printed(r#"{ "a" : [ 1 , "x, y: z" ] , "b" : {} }"#);
-        assert_eq!(text, r#"{"a": [1, "x, y: z"], "b": {}}"#);
-        assert_eq!(compact_bytes, r#"{"a":[1,"x, y: z"],"b":{}}"#.len());
+        let json = r#"{ "a" : [ 1 , "x, y: z" ] , "b" : {} }"#;
+        let compact_bytes = r#"{"a":[1,"x, y: z"],"b":{}}"#.len();
+        let text = r#"{"a": [1, "x, y: z"], "b": {}}"#.to_owned();
+        assert_eq!(printed(json, compact_bytes), Ok(text));
+        assert!(printed(json, compact_bytes - 1).is_err());
     }
 
     #[test]
     fn what_jsonb_cannot_hold_is_named_with_its_path() {
         let json = r#"{"a":[0,{"b\u0000":1}],"n":1e41,"s":"\u0000","k":{"ok":0e99}}"#;
-        let faults = print(&parse(json.as_bytes()).unwrap()).err().unwrap();
+        let faults = printed(json, 1_000).unwrap_err();
         let said: Vec<_> = faults
             .as_map()
             .iter()

@@ -46,5 +46,9 @@ pub use timestamp::{Timestamp, TimestampInput};
 /// Most bytes of a `metadata`, in compact form.
 pub const METADATA_BYTES: usize = 64 * 1024;
 
+/// Most bytes of `line_items`, in compact form: as much as a body may have, so only numbers that
+/// are written out (`1e40`) can pass it.
+pub const LINE_ITEMS_BYTES: usize = 1024 * 1024;
+
 /// Most items of `line_items`.
 pub const LINE_ITEMS: usize = 5_000;

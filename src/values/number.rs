@@ -17,7 +17,8 @@ pub(super) struct Exact {
     pub digits: String,
     /// Of the first digit; 0 for zero.
     pub exponent: i64,
-    /// Decimals as written, after the exponent is applied (what Postgres calls the scale).
+    /// Decimals as written, after the exponent is applied (what Postgres calls the scale); an
+    /// exponent of zero is ignored, or five bytes would be stored as eighty digits.
     decimals: i64,
 }
 
@@ -34,6 +35,7 @@ impl Exact {
         let significant = all.trim_start_matches('0');
         let first = length(whole) - 1 - (length(&all) - length(significant));
         let digits = significant.trim_end_matches('0');
+        let power = if digits.is_empty() { 0 } else { power };
         Self {
             negative: text.len() > unsigned.len() && !digits.is_empty(),
             exponent: if digits.is_empty() { 0 } else { first + power },
@@ -163,10 +165,8 @@ mod tests {
         }
         let padded = format!("1.{}", "0".repeat(200));
         assert_eq!(Exact::of(&padded).plain(), format!("1.{}", "0".repeat(80)));
-        assert_eq!(
-            Exact::of("0e-99999").plain(),
-            format!("0.{}", "0".repeat(80))
-        );
+        assert_eq!(Exact::of("0e-99999").plain(), "0");
+        assert_eq!(Exact::of("-0.00e-7").plain(), "0.00");
     }
 
     #[test]

@@ -7,7 +7,7 @@ fn object(json: &str) -> Checked<FreeJson> {
 }
 
 fn objects(json: &str) -> Checked<FreeJson> {
-    FreeJson::objects(&parse(json.as_bytes()).unwrap(), 3)
+    FreeJson::objects(&parse(json.as_bytes()).unwrap(), 3, 1_000)
 }
 
 fn stored(json: &str) -> FreeJson {
@@ -76,6 +76,15 @@ fn the_size_counts_the_compact_form() {
     assert!(object(&escaped).is_ok());
     let grown = format!("{{\"a\":[{}1]}}", "1e40,".repeat(2_000));
     assert_eq!(object(&grown), Err(Faults::one(message)));
+}
+
+#[test]
+fn an_array_is_measured_as_it_will_be_stored() {
+    let numbers = |count: usize| format!("[{{\"a\":[{}1]}}]", "1e40,".repeat(count));
+    assert!(objects(&numbers(23)).is_ok());
+    let message = "must have at most 1000 bytes in compact form";
+    assert_eq!(objects(&numbers(24)), Err(Faults::one(message)));
+    assert_eq!(objects(&numbers(1_000_000)), Err(Faults::one(message)));
 }
 
 #[test]
