@@ -27,6 +27,8 @@ const CHECKSUM_CHARACTERS: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Changes by the command line count within 5 s; half of it leaves room for a slow look-up.
 const REMEMBERED: Duration = Duration::from_millis(2_500);
+/// Look-ups at a time, by what is looked up.
+const ASKING: usize = 16;
 /// Entries remembered at once; more only means more look-ups.
 const MOST_REMEMBERED: usize = 10_000;
 
@@ -97,6 +99,9 @@ pub struct Gatekeeper {
     pool: PgPool,
     keys: Arc<Memory<[u8; 32], KeyScope>>,
     stores: Arc<Memory<i64, KnownStore>>,
+    /// Held by whoever asks the database, so that what is no longer remembered is asked for once
+    /// and not by every request of a busy moment.
+    asking: Arc<[tokio::sync::Mutex<()>; ASKING]>,
     /// When each key's use was last written down.
     noted: Arc<Mutex<HashMap<Uuid, DateTime<Utc>>>>,
 }
@@ -109,6 +114,7 @@ impl Gatekeeper {
             pool,
             keys: Arc::new(Memory::default()),
             stores: Arc::new(Memory::default()),
+            asking: Arc::default(),
             noted: Arc::default(),
         }
     }
@@ -122,6 +128,10 @@ impl Gatekeeper {
             .filter(|key| is_well_formed(key))
             .ok_or(Error::Unauthorized)?;
         let digest = digest(key);
+        if let Some(scope) = self.keys.get(&digest) {
+            return Ok(scope);
+        }
+        let _first = self.asking[usize::from(digest[0]) % ASKING].lock().await;
         if let Some(scope) = self.keys.get(&digest) {
             return Ok(scope);
         }
@@ -154,6 +164,13 @@ impl Gatekeeper {
     }
 
     async fn known_store(&self, store_id: i64) -> Result<Option<KnownStore>, Error> {
+        if let Some(store) = self.stores.get(&store_id) {
+            return Ok(Some(store));
+        }
+        let shard = store_id.unsigned_abs() % ASKING as u64;
+        let _first = self.asking[usize::try_from(shard).unwrap_or(0)]
+            .lock()
+            .await;
         if let Some(store) = self.stores.get(&store_id) {
             return Ok(Some(store));
         }

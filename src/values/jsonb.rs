@@ -128,7 +128,10 @@ impl<'n> Printer<'n> {
 
     fn string(&mut self, text: &str) {
         self.text.push('"');
-        if !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        if !text
+            .bytes()
+            .any(|byte| byte < b' ' || byte == b'"' || byte == b'\\')
+        {
             self.text.push_str(text);
             return self.text.push('"');
         }

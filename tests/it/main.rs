@@ -13,6 +13,7 @@ mod lost_commits;
 mod openapi;
 mod orders;
 mod overload;
+mod plans;
 mod races;
 mod readme;
 mod real_orders;

@@ -7,16 +7,9 @@ use serde_json::{Value, json};
 
 use crate::support::app::{self, Answer, App};
 use crate::support::process::Process;
+use crate::support::scale::rounds;
 
 const CLIENTS: usize = 64;
-
-/// Rounds of each race; a longer hunt sets `KEYFOLD_TEST_ROUNDS`.
-fn rounds() -> usize {
-    let given = std::env::var("KEYFOLD_TEST_ROUNDS").ok();
-    given.map_or(5, |rounds| {
-        rounds.parse().expect("KEYFOLD_TEST_ROUNDS is a number")
-    })
-}
 
 /// Two servers on one database. The one inside this process only lends its tenant and is not asked
 /// while they race.
@@ -101,7 +94,7 @@ const UNTOLD_VERSIONS: &str = "select count(*) from (
 #[tokio::test]
 async fn of_64_clients_with_one_new_order_one_makes_it() {
     let two = Two::start().await;
-    for round in 0..rounds() {
+    for round in 0..rounds(5) {
         let key = format!("O{round}");
         let body = order(
             &key,
@@ -116,19 +109,25 @@ async fn of_64_clients_with_one_new_order_one_makes_it() {
             (round as i64 + 1, round as i64 + 1)
         );
     }
-    assert_eq!(two.app.count("events").await, 2 * rounds() as i64);
+    assert_eq!(two.app.count("events").await, 2 * rounds(5) as i64);
     two.app.stop().await;
 }
 
 #[tokio::test]
 async fn of_64_clients_with_one_new_customer_half_by_phone_one_makes_it() {
     let two = Two::start().await;
-    for round in 0..rounds() {
+    for round in 0..rounds(5) {
         let phone = format!("+3361000{round:04}");
         let bare = json!({ "phone": phone });
         let named = json!({"phone": phone, "external_id": format!("C{round}")});
         // Both halves on both servers.
-        let body = |at: usize| if at / 2 % 2 == 0 { &bare } else { &named };
+        let body = |at: usize| {
+            if (at / 2).is_multiple_of(2) {
+                &bare
+            } else {
+                &named
+            }
+        };
         let answers = join_all((0..CLIENTS).map(|at| two.post(at, "customers", body(at)))).await;
         assert_eq!(statuses(&answers), (1, CLIENTS - 1), "round {round}");
         let ids: std::collections::BTreeSet<String> = answers
@@ -148,7 +147,7 @@ async fn of_64_clients_with_one_new_customer_half_by_phone_one_makes_it() {
 #[tokio::test]
 async fn orders_that_carry_one_new_customer_in_both_forms_make_one_record_of_it() {
     let two = Two::start().await;
-    for round in 0..rounds() {
+    for round in 0..rounds(5) {
         let phone = format!("+3361000{round:04}");
         let bare = json!({ "phone": phone });
         let named = json!({"phone": phone, "external_id": format!("C{round}")});
@@ -156,7 +155,11 @@ async fn orders_that_carry_one_new_customer_in_both_forms_make_one_record_of_it(
             .map(|at| {
                 order(
                     &format!("O{round}-{at}"),
-                    if at / 2 % 2 == 0 { &bare } else { &named },
+                    if (at / 2).is_multiple_of(2) {
+                        &bare
+                    } else {
+                        &named
+                    },
                 )
             })
             .collect();
@@ -179,7 +182,7 @@ async fn orders_that_carry_one_new_customer_in_both_forms_make_one_record_of_it(
 #[tokio::test]
 async fn documents_over_the_same_people_in_any_order_all_succeed() {
     let two = Two::start().await;
-    for round in 0..rounds() {
+    for round in 0..rounds(5) {
         let item = |at: usize, client: usize| {
             let person =
                 json!({"phone": format!("+3361{round:03}{at:04}"), "orders_count": client});
@@ -214,7 +217,7 @@ async fn documents_over_the_same_people_in_any_order_all_succeed() {
     let people = two.app.count("customers").await;
     assert_eq!(
         (people, two.number(UNTOLD_VERSIONS).await),
-        (30 * rounds() as i64, 0)
+        (30 * rounds(5) as i64, 0)
     );
     two.app.stop().await;
 }
@@ -222,7 +225,7 @@ async fn documents_over_the_same_people_in_any_order_all_succeed() {
 #[tokio::test]
 async fn orders_and_the_erasure_of_their_customer_at_once_leave_no_half_erased_one() {
     let two = Two::start().await;
-    for round in 0..rounds() {
+    for round in 0..rounds(5) {
         let key = format!("C{round}");
         let carried = json!({"phone": format!("+3361000{round:04}"), "external_id": key, "first_name": "Canary"});
         two.post(0, "customers", &carried).await.expect(201);

@@ -29,10 +29,7 @@ pub type Members<'a> = Vec<(Cow<'a, str>, Part<'a>)>;
 ///
 /// # Errors
 /// The first reason why it is no JSON that we take.
-pub fn outline(
-    bytes: &[u8],
-    most: usize,
-) -> Result<Option<Members<'_>>, JsonError> {
+pub fn outline(bytes: &[u8], most: usize) -> Result<Option<Members<'_>>, JsonError> {
     let text = check_text(bytes)?;
     let mut tokens = Jiter::new(bytes);
     let fault = |error: JiterError| match error.error_type {

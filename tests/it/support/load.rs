@@ -164,7 +164,6 @@ impl Load {
         }
         check_events(pool, store_id).await;
         Told {
-            acknowledged: book.acknowledged_writes,
             created: book.created,
             refusals: book.refusals,
         }
@@ -174,7 +173,6 @@ impl Load {
 /// What all writers were told.
 #[derive(Debug)]
 pub struct Told {
-    pub acknowledged: u64,
     pub created: u64,
     /// Answers that are no success: status, code, whether `Retry-After` was there.
     pub refusals: BTreeMap<(u16, String, bool), u64>,
