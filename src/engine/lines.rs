@@ -68,6 +68,8 @@ where
             } else if !self.arrive(lines.is_empty()).await? {
                 break;
             }
+            // A well-packed body is there chunk after chunk: others want this thread too.
+            tokio::task::consume_budget().await;
         }
         if lines.is_empty()
             && let Some(fault) = self.fault.take()
@@ -108,6 +110,10 @@ where
     /// The next line that is there as a whole and not blank.
     fn next_buffered(&mut self) -> Option<Line> {
         loop {
+            if self.searched == 0 && !self.skipping {
+                let empty = self.buffer.iter().take_while(|byte| **byte == b'\n');
+                self.buffer.advance(empty.count());
+            }
             let end = self.buffer[self.searched..]
                 .iter()
                 .position(|byte| *byte == b'\n');
