@@ -161,7 +161,7 @@ impl PartialSchema for FreeObjects {
             .max_items(Some(MAX_ITEMS))
             .description(Some(
                 "Any JSON objects, within the bounds of free JSON; at most 1 MiB in compact form, \
-                 with numbers written out.",
+                 and (above 4 KiB) no more than twice as long with numbers like 1e40 written out.",
             ))
             .examples([serde_json::json!([{"sku": "TEA-1", "quantity": 2}])])
             .into()

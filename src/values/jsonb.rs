@@ -13,25 +13,32 @@ use super::number::Exact;
 /// A number without sign and exponent that is no longer than this is moderate.
 const PLAIN_BYTES: usize = 40;
 
-/// Prints a value exactly as Postgres does, in at most `most_compact_bytes` without the spaces after
-/// `:` and `,`. Printing ends soon after: `1e40` is ten times as long printed as sent, so what is
-/// sent bounds nothing.
+/// What a value may always grow to, in bytes.
+const SMALL_BYTES: usize = 4096;
+
+/// Prints a value exactly as Postgres does, less the spaces after `:` and `,` in at most
+/// `most_compact_bytes` and at most twice what was sent. Printing ends soon after: `1e40` is ten
+/// times as long printed as sent, so a document of 16 MiB would become 140 MiB.
 ///
 /// # Errors
 /// What `jsonb` can't hold or would blow up, each at its path; or that the whole is too big.
 pub(super) fn print(node: &Node, most_compact_bytes: usize) -> Result<String, Faults> {
+    let twice = SMALL_BYTES.max(2 * node.raw.len());
     let mut printer = Printer {
-        most_compact_bytes,
+        most_compact_bytes: most_compact_bytes.min(twice),
         ..Printer::default()
     };
     printer.value(node);
     let is_full = printer.is_full();
     printer.faults.into_result()?;
-    if is_full {
-        let message = format!("must have at most {most_compact_bytes} bytes in compact form");
-        return Err(Faults::one(message));
+    if !is_full {
+        return Ok(printer.text);
     }
-    Ok(printer.text)
+    Err(Faults::one(if most_compact_bytes <= twice {
+        format!("must have at most {most_compact_bytes} bytes in compact form")
+    } else {
+        "must not be more than twice as long with numbers like 1e40 written out".to_owned()
+    }))
 }
 
 /// Members in the order of `jsonb`.

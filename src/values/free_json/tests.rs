@@ -74,8 +74,16 @@ fn the_size_counts_the_compact_form() {
     // What counts is what will be stored, not what was sent.
     let escaped = format!("{{\"a\":\"{}\"}}", "\\u0061".repeat(65_528));
     assert!(object(&escaped).is_ok());
-    let grown = format!("{{\"a\":[{}1]}}", "1e40,".repeat(2_000));
-    assert_eq!(object(&grown), Err(Faults::one(message)));
+    let grown = |count: usize| object(&format!("{{\"a\":[{}1]}}", "1e40,".repeat(count)));
+    assert!(grown(97).is_ok());
+    let message = "must not be more than twice as long with numbers like 1e40 written out";
+    for count in [98, 2_000] {
+        assert_eq!(grown(count), Err(Faults::one(message)), "{count}");
+    }
+    let most = format!("{{\"a\":[{}1]}}", "1e9,".repeat(5_000));
+    assert_eq!(object(&most), Err(Faults::one(message)));
+    let fits = format!("{{\"a\":[{}1]}}", "1e6,".repeat(7_000));
+    assert!(object(&fits).is_ok());
 }
 
 #[test]
