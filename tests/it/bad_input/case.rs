@@ -109,6 +109,17 @@ pub fn json(name: &str, method: &'static str, target: &str, body: &str, want: Wa
     request(name, (method, target), headers, body.as_bytes(), want)
 }
 
+/// A GET.
+pub fn get(target: &str, want: Want) -> Case {
+    request(
+        &format!("GET {}", &target[..target.len().min(60)]),
+        ("GET", target),
+        &[],
+        b"",
+        want,
+    )
+}
+
 /// One request.
 pub fn request(
     name: &str,

@@ -23,6 +23,7 @@ const NUMBER: &str = "must have at most 40 significant digits and an exponent wi
 const OBJECT: &str = "must be an object";
 const ARRAY: &str = "must be an array";
 const CONTROL: &str = "must not contain control characters";
+const GROWN: &str = "must not be more than twice as long with numbers like 1e40 written out";
 const ID_LENGTH: &str = "must have 1 to 255 characters";
 const ID_DOTS: &str = "must not be . or ..";
 
@@ -320,22 +321,25 @@ pub fn metadata() -> Vec<Bad> {
     let grown = format!(r#"{{"a":[{}1]}}"#, "1e40,".repeat(1_600));
     let mut bad = raw(OBJECT, &["[]", "[{}]", r#""{}""#, "1", "false"]);
     bad.extend(no_jsonb());
-    bad.extend(raw(
-        "must have at most 65536 bytes in compact form",
-        &[&big, &grown],
-    ));
+    bad.extend([
+        of(&big, "must have at most 65536 bytes in compact form"),
+        of(&grown, GROWN),
+    ]);
     bad
 }
 
 pub fn line_items() -> Vec<Bad> {
     let many = format!("[{}{{}}]", "{},".repeat(5_000));
-    // Some 125 KiB as sent, more than 1 MiB as stored.
     let grown = format!(r#"[{{"a":[{}1]}}]"#, "1e40,".repeat(25_000));
+    // Fits into a body as it is sent.
+    let (long, numbers) = ("x".repeat(900_000), "1e6,".repeat(20_000));
+    let big = format!(r#"[{{"a":"{long}","b":[{numbers}1]}}]"#);
     [
         raw(ARRAY, &["{}", r#""[]""#, "1", "false"]),
         vec![
             of(&many, "must have at most 5000 items"),
-            of(&grown, "must have at most 1048576 bytes in compact form"),
+            of(&big, "must have at most 1048576 bytes in compact form"),
+            of(&grown, GROWN),
             at("[1]", "0", OBJECT),
             at("[{},null]", "1", OBJECT),
             at("[{},{},[]]", "2", OBJECT),

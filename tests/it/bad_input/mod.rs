@@ -5,9 +5,11 @@
 
 mod case;
 mod documents;
+mod encodings;
 mod fields;
 mod kinds;
 mod limits;
+mod queries;
 mod run;
 mod syntax;
 mod targets;
@@ -36,7 +38,9 @@ async fn bad_input_has_an_exact_answer_in_every_way_of_sending_and_changes_no_ro
         fields::cases(),
         syntax::cases(),
         transport::cases(),
+        encodings::cases(),
         targets::cases(),
+        queries::cases(),
         documents::cases(),
     ];
     let cases: Vec<_> = tables.into_iter().flatten().collect();
