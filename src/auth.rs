@@ -137,7 +137,7 @@ impl Gatekeeper {
         }
         let scope = tenancy::find_key(&self.pool, &digest)
             .await
-            .map_err(unreachable)?;
+            .map_err(|error| failed(&self.pool, error))?;
         let scope = scope.ok_or(Error::Unauthorized)?;
         self.keys.put(digest, scope);
         Ok(scope)
@@ -176,7 +176,7 @@ impl Gatekeeper {
         }
         let found = tenancy::find_store(&self.pool, store_id)
             .await
-            .map_err(unreachable)?;
+            .map_err(|error| failed(&self.pool, error))?;
         let known = found
             .filter(|store| store.status == "active")
             .map(|store| KnownStore {
@@ -207,9 +207,14 @@ impl Gatekeeper {
     }
 }
 
-/// A look-up that failed did nothing yet.
-fn unreachable(error: sqlx::Error) -> Error {
-    Error::DatabaseUnavailable(error.into())
+/// A look-up that failed did nothing yet. Waiting in vain for a connection while all of them are at
+/// work says nothing against the database.
+fn failed(pool: &PgPool, error: sqlx::Error) -> Error {
+    let all_exist = pool.size() >= pool.options().get_max_connections();
+    match error {
+        sqlx::Error::PoolTimedOut if all_exist => Error::Overloaded,
+        error => Error::DatabaseUnavailable(error.into()),
+    }
 }
 
 /// The token of exactly one `Authorization: Bearer …` (RFC 6750).

@@ -10,7 +10,6 @@ mod hang_ups;
 mod identity;
 mod layers;
 mod lost_commits;
-mod openapi;
 mod orders;
 mod overload;
 mod plans;
