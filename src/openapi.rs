@@ -254,9 +254,16 @@ fn content(description: &str, schema: Value) -> Value {
 /// One answer of a write, with what its headers say.
 fn written<R: Resource>(description: &str) -> Value {
     let mut response = content(description, reference::<R::Answer>());
-    for name in ["ETag", "Keyfold-Outcome"] {
+    for name in ["ETag", "Keyfold-Outcome", "Keyfold-Dry-Run"] {
         response["headers"][name] = json!({ "$ref": format!("#/components/headers/{name}") });
     }
+    response
+}
+
+/// The answer of the write that made a record.
+fn created<R: Resource>() -> Value {
+    let mut response = written::<R>("Created.");
+    response["headers"]["Location"] = json!({ "$ref": "#/components/headers/Location" });
     response
 }
 
@@ -268,12 +275,28 @@ const WRITE_FAULTS: &[u16] = &[
 
 /// Own responses and those of the faults that can happen there.
 fn responses(mut own: Value, faults: &[u16]) -> Value {
+    if faults.contains(&429) {
+        for response in own.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            describe_rate(response);
+        }
+    }
     for (status, name, _) in FAULTS {
         if faults.contains(status) {
             own[status.to_string()] = json!({ "$ref": format!("#/components/responses/{name}") });
         }
     }
     own
+}
+
+/// What an answer says of the store's rate limit.
+fn describe_rate(response: &mut Value) {
+    for name in [
+        "X-RateLimit-Limit",
+        "X-RateLimit-Remaining",
+        "X-RateLimit-Reset",
+    ] {
+        response["headers"][name] = json!({ "$ref": format!("#/components/headers/{name}") });
+    }
 }
 
 /// Every fault that the document knows: status, name and what it means.
@@ -340,6 +363,9 @@ fn faults() -> Value {
         response["content"] = json!({
             "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } }
         });
+        if *status == 429 {
+            describe_rate(&mut response);
+        }
         let header = match status {
             401 => Some("WWW-Authenticate"),
             429 | 503 => Some("Retry-After"),
@@ -378,7 +404,7 @@ fn post<R: Resource>(one: &str) -> Value {
         },
         "responses": responses(json!({
             "200": written::<R>("There already: `updated`, `unchanged` or `stale`."),
-            "201": written::<R>("Created."),
+            "201": created::<R>(),
         }), WRITE_FAULTS)
     })
 }
@@ -558,7 +584,19 @@ fn path_key<R: Resource>() -> Value {
 }
 
 fn headers() -> Value {
+    let count = |description: &str| json!({ "description": description, "schema": { "type": "integer", "minimum": 0 } });
     json!({
+        "X-RateLimit-Limit": count("Requests a minute that the store may make; only while a limit is set."),
+        "X-RateLimit-Remaining": count("How many it may make right now."),
+        "X-RateLimit-Reset": count("Seconds until the next request is let through after a 429, else until all are."),
+        "Location": {
+            "description": "The record's path.",
+            "schema": { "type": "string" }
+        },
+        "Keyfold-Dry-Run": {
+            "description": "`true` when nothing was stored because `dry_run` was asked for.",
+            "schema": { "type": "string", "enum": ["true"] }
+        },
         "WWW-Authenticate": {
             "description": "How to send a key.",
             "schema": { "type": "string" }
