@@ -100,3 +100,41 @@ async fn an_external_id_is_found_again_under_its_escaped_segment_exactly() {
     }
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_page_of_huge_records_ends_early_and_its_cursor_goes_on() {
+    let app = App::start().await;
+    let huge = format!("[{{\"a\":{}}}]", case::quoted(&"x".repeat(900_000)));
+    let mut posted = Vec::new();
+    for at in 0..45 {
+        // The first slice of the page is small, the second one is not.
+        let items = if at < 20 { "[]" } else { &huge };
+        let order = case::with("orders", "line_items", Some(items));
+        let order = order.replace("A-1001", &format!("huge-{at}"));
+        let request = run::post(&app, "orders", "application/json", order.as_bytes());
+        let answer = wire::exchange(&run::address(&app), &request).await;
+        assert_eq!(answer.status, 201);
+        posted.push(format!("huge-{at}"));
+    }
+    let (mut found, mut pages, mut cursor) = (Vec::new(), Vec::new(), String::new());
+    loop {
+        let page = app
+            .get(&format!("orders?limit=200{cursor}"))
+            .await
+            .expect(200)
+            .json();
+        let data = page["data"].as_array().expect("a list");
+        pages.push(data.len());
+        found.extend(
+            data.iter()
+                .map(|order| order["external_id"].as_str().expect("text").to_owned()),
+        );
+        let Some(next) = page["next_cursor"].as_str() else {
+            break;
+        };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(found, posted);
+    assert_eq!(pages, [40, 5]);
+    app.stop().await;
+}
