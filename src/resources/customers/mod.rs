@@ -250,30 +250,17 @@ impl Resource for Customer {
         limit: i64,
         filter: Filter,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let ids = sqlx::query_scalar!(
-            "select id
-            from customers
-            where store_id = $1
-                and id > $2
-                and ($3::uuid is null or id = $3)
-                and erased_at is null
-            order by id
-            limit $4",
-            store_id,
-            after,
-            filter.id(),
-            limit,
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        let keys: Vec<_> = ids
-            .into_iter()
-            .map(|id| (store_id, Identity::Id(id)))
-            .collect();
-        let mut records = identity::load(connection, &keys, Locks::None).await?;
-        records.retain(|record| !record.content.erased);
-        records.sort_by_key(|record| record.id);
-        Ok(records)
+        loop {
+            let ids = page_of_ids(&mut *connection, store_id, after, limit, filter).await?;
+            let keys: Vec<_> = ids.iter().map(|id| (store_id, Identity::Id(*id))).collect();
+            let mut records = identity::load(&mut *connection, &keys, Locks::None).await?;
+            records.retain(|record| !record.content.erased);
+            // Erased in between: a short page would be taken for the last one.
+            if records.len() == ids.len() {
+                records.sort_by_key(|record| record.id);
+                return Ok(records);
+            }
+        }
     }
 
     async fn extras(
@@ -349,6 +336,32 @@ impl Resource for Customer {
     fn patch_example() -> Option<serde_json::Value> {
         None
     }
+}
+
+/// Ids of customers who are not erased, in order.
+async fn page_of_ids(
+    connection: &mut PgConnection,
+    store_id: i64,
+    after: Uuid,
+    limit: i64,
+    filter: Filter,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar!(
+        "select id
+        from customers
+        where store_id = $1
+            and id > $2
+            and ($3::uuid is null or id = $3)
+            and erased_at is null
+        order by id
+        limit $4",
+        store_id,
+        after,
+        filter.id(),
+        limit,
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Whether a change makes a record, or gives one an external id that had none.
