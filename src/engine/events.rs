@@ -342,7 +342,9 @@ pub async fn number(state: &State, store_id: i64) -> Result<bool, Failure> {
     let mut transaction = Transaction::begin(&state.pool).await?;
     match number_slice(transaction.connection(), store_id).await {
         Ok(numbered) => {
-            transaction.commit().await.map_err(Failure::of_commit)?;
+            // Whether it was done or not, numbering again is right: a reader is not told of it as of
+            // a write.
+            transaction.commit().await.map_err(Failure::from)?;
             Ok(numbered < SLICE)
         }
         Err(error) => {
