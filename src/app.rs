@@ -62,6 +62,7 @@ pub async fn serve(
     };
     let router = router(operation, &limits);
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
+    let analyzer = tokio::spawn(maintenance::analyze_new_tables(state.clone()));
     let upkeep = tokio::spawn(keep_up(metrics, state.shutdown.clone()));
     let accepting = CancellationToken::new();
     let server = tokio::spawn(edge::serve(listener, router, limits, accepting.clone()));
@@ -71,7 +72,7 @@ pub async fn serve(
     tokio::time::sleep(NOTICE).await;
     state.shutdown.cancel();
     accepting.cancel();
-    for task in [server, cleaners, upkeep] {
+    for task in [server, cleaners, analyzer, upkeep] {
         task.await.map_err(Error::internal)?;
     }
     state.tasks.close();

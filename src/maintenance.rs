@@ -1,4 +1,5 @@
-//! Cleaners: every table that grows with time has one.
+//! What runs beside the requests: cleaners, one for every table that grows with time, and a first
+//! look at new tables for the planner's sake.
 
 use std::time::Duration;
 
@@ -18,6 +19,74 @@ pub async fn run(state: State) {
         }
         clean(&state).await;
     }
+}
+
+/// How often new tables are looked for.
+const NEW_TABLES_EVERY: Duration = Duration::from_secs(1);
+/// Attempts to analyze before it is left to Postgres: we may not own the tables.
+const MOST_ATTEMPTS: u32 = 30;
+/// The tables that writes look rows up in, each with its statement.
+const ANALYZE: &[(&str, &str)] = &[
+    ("customers", "analyze customers"),
+    ("orders", "analyze orders"),
+    ("checkouts", "analyze checkouts"),
+    ("shipments", "analyze shipments"),
+    ("events", "analyze events"),
+];
+
+/// Analyzes each table as soon as it holds something. Of a new table the planner knows nothing, not
+/// even that a store can be all of it, and prepared statements keep plans that walk the whole store
+/// until autovacuum comes by, a minute and perhaps a hundred thousand rows later.
+pub async fn analyze_new_tables(state: State) {
+    let mut attempts = 0;
+    while attempts < MOST_ATTEMPTS {
+        tokio::select! {
+            () = state.shutdown.cancelled() => return,
+            () = tokio::time::sleep(NEW_TABLES_EVERY) => {}
+        }
+        match analyze_once(&state).await {
+            Ok(Progress::AllKnown) => return,
+            Ok(Progress::Empty) => {}
+            Ok(Progress::Analyzed) => attempts += 1,
+            Err(error) => {
+                attempts += 1;
+                tracing::debug!(%error, "new tables are left to autovacuum");
+            }
+        }
+    }
+}
+
+enum Progress {
+    AllKnown,
+    Empty,
+    Analyzed,
+}
+
+async fn analyze_once(state: &State) -> sqlx::Result<Progress> {
+    let names: Vec<&str> = ANALYZE.iter().map(|(name, _)| *name).collect();
+    // -1 until the first analyze or vacuum.
+    let unknown = sqlx::query!(
+        r#"select relname::text as "name!", pg_relation_size(oid) > 0 as "holds_rows!"
+        from pg_class
+        where relnamespace = current_schema()::regnamespace
+            and relkind = 'r'
+            and reltuples < 0
+            and relname::text = any($1)"#,
+        &names as &[&str],
+    )
+    .fetch_all(&state.pool)
+    .await?;
+    if unknown.is_empty() {
+        return Ok(Progress::AllKnown);
+    }
+    let mut progress = Progress::Empty;
+    for table in unknown.iter().filter(|table| table.holds_rows) {
+        if let Some((_, statement)) = ANALYZE.iter().find(|(name, _)| *name == table.name) {
+            sqlx::query(*statement).execute(&state.pool).await?;
+            progress = Progress::Analyzed;
+        }
+    }
+    Ok(progress)
 }
 
 /// One round of all cleaners. What fails is logged and tried again in the next round.
