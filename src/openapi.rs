@@ -114,9 +114,14 @@ impl Visitor for Parts {
         if R::IS_PERSON {
             record["delete"] = erase(&all);
         }
+        let mut many = json!({ "parameters": [parameter("store_id")], "post": bulk::<R>(&all) });
+        for method in ["get", "patch", "delete"] {
+            if !record[method].is_null() {
+                many[method] = called_bulk(record[method].clone());
+            }
+        }
         self.paths.insert(format!("{base}/{{external_id}}"), record);
-        let bulk = json!({ "parameters": [parameter("store_id")], "post": bulk::<R>(&all) });
-        self.paths.insert(format!("{base}/bulk"), bulk);
+        self.paths.insert(format!("{base}/bulk"), many);
     }
 }
 
@@ -552,6 +557,18 @@ fn bulk<R: Resource>(all: &str) -> Value {
         },
         "responses": responses(json!({ "200": answer }), WRITE_FAULTS)
     })
+}
+
+/// The same operation on the path of bulk writes, where `bulk` is a key like any other.
+fn called_bulk(mut operation: Value) -> Value {
+    for (member, addition) in [
+        ("operationId", "_called_bulk"),
+        ("summary", " (the record whose external_id is `bulk`)"),
+    ] {
+        let text = operation[member].as_str().unwrap_or_default();
+        operation[member] = json!(format!("{text}{addition}"));
+    }
+    operation
 }
 
 fn erase(all: &str) -> Value {

@@ -49,11 +49,13 @@ fn every_registered_resource_appears_with_all_that_it_offers() {
         };
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         assert_eq!(methods(""), set(&["get", "post"]));
-        assert_eq!(methods("/bulk"), set(&["post"]));
         let mut one: BTreeSet<String> = set(&["get"]);
         one.extend((!kind.mutable.is_empty()).then(|| "patch".to_owned()));
         one.extend(kind.is_person.then(|| "delete".to_owned()));
         assert_eq!(methods("/{external_id}"), one, "{}", kind.path);
+        // A record may be called `bulk`; POST means the many.
+        one.insert("post".to_owned());
+        assert_eq!(methods("/bulk"), one, "{}", kind.path);
         let list = &document["paths"][&base]["get"]["parameters"];
         assert_eq!(
             list.to_string().contains("customer_external_id"),
@@ -114,6 +116,11 @@ async fn every_example_is_accepted_and_answered_as_the_document_says() {
             let Some(operation) = item.get(method) else {
                 continue;
             };
+            let name = operation["operationId"].as_str().expect("a name");
+            if name.ends_with("_called_bulk") {
+                // The example is for another record: the one that the example of POST makes.
+                continue;
+            }
             for (media, content) in operation["requestBody"]["content"]
                 .as_object()
                 .expect("media")
