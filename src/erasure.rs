@@ -17,8 +17,6 @@ pub struct Person {
     pub customer_id: Uuid,
     /// The phone that it had, as E.164.
     pub phone: String,
-    /// Whether no other record of the store has that phone: then what hangs on the phone goes too.
-    pub phone_is_theirs_alone: bool,
     /// The id of the event that tells of it.
     pub event_id: Uuid,
     /// When.

@@ -108,7 +108,6 @@ async fn in_transaction(
         store_id,
         customer_id: seen.id,
         phone: phone.to_owned(),
-        phone_is_theirs_alone: is_alone(connection, &seen, phone).await?,
         event_id: state.clock.new_id(),
         now: state.clock.now(),
     };
@@ -126,25 +125,6 @@ async fn find(
         .iter()
         .find_map(|(store_id, key)| working.find(*store_id, key))
         .cloned())
-}
-
-async fn is_alone(
-    connection: &mut PgConnection,
-    record: &Record<Content>,
-    phone: &str,
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"select not exists (
-            select
-            from customers
-            where store_id = $1 and phone = $2 and id <> $3
-        ) as "alone!""#,
-        record.store_id,
-        phone,
-        record.id,
-    )
-    .fetch_one(connection)
-    .await
 }
 
 /// The customers' own eraser: leaves a tombstone of store and id, and tells of it.
