@@ -20,6 +20,7 @@ use utoipa_swagger_ui::{Config as DocsConfig, SwaggerUi};
 
 use crate::edge::{self, Limits};
 use crate::engine::Resource;
+use crate::engine::group_commit::Lanes;
 use crate::engine::http::{self as engine_http, Registered, Service};
 use crate::error::Error;
 use crate::resources::{self, Visitor, customers};
@@ -41,6 +42,7 @@ struct Operation {
     state: State,
     metrics: PrometheusHandle,
     is_ready: Arc<AtomicBool>,
+    lanes: Lanes,
 }
 
 /// Serves until `stop` comes true, then finishes what is under way.
@@ -59,6 +61,7 @@ pub async fn serve(
         state: state.clone(),
         metrics: metrics.clone(),
         is_ready: is_ready.clone(),
+        lanes: Lanes::new(&state.config),
     };
     let router = router(operation, &limits);
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
@@ -103,7 +106,8 @@ fn router(operation: Operation, limits: &Limits) -> Router {
         paths: resources::paths(),
         erasers: resources::erasers(),
     };
-    let service = Service::new(operation.state.clone(), limits.clone(), registered);
+    let (state, lanes) = (operation.state.clone(), operation.lanes.clone());
+    let service = Service::new(state, lanes, limits.clone(), registered);
     let docs =
         SwaggerUi::new("/docs").config(DocsConfig::from("/openapi.json").validator_url("none"));
     let docs = Router::from(docs).layer(map_response(as_unknown_route));
@@ -186,6 +190,8 @@ fn status(code: StatusCode, word: &'static str) -> Response {
 
 /// Prometheus's text format.
 async fn metrics(Shared(operation): Shared<Operation>) -> Response {
+    #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
+    metrics::gauge!("keyfold_write_queue_depth").set(operation.lanes.depth() as f64);
     let pool = &operation.state.pool;
     let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
     metrics::gauge!("keyfold_database_connections", "state" => "idle").set(idle);

@@ -18,6 +18,12 @@ pub struct Config {
     pub database_max_connections: u32,
     /// `KEYFOLD_RATE_LIMIT_PER_MINUTE`, per store and process; 0 is off.
     pub rate_limit_per_minute: u32,
+    /// `KEYFOLD_WRITE_LANES`; see [`Config::lanes`].
+    pub write_lanes: u32,
+    /// `KEYFOLD_WRITE_BATCH`: most writes of one transaction; 1 switches grouping off.
+    pub write_batch: u32,
+    /// `KEYFOLD_WRITE_QUEUE`: most single writes that wait in a lane.
+    pub write_queue: u32,
     /// `KEYFOLD_EVENT_RETENTION_DAYS`.
     pub event_retention_days: u32,
     /// `KEYFOLD_LOG`: a tracing filter.
@@ -41,6 +47,9 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             database_max_connections: 16,
             rate_limit_per_minute: 0,
+            write_lanes: 2,
+            write_batch: 256,
+            write_queue: 1_024,
             event_retention_days: 30,
             log: "info,sqlx=warn".to_owned(),
             log_format: LogFormat::Text,
@@ -115,6 +124,15 @@ impl Config {
             rate_limit_per_minute: reader
                 .number("KEYFOLD_RATE_LIMIT_PER_MINUTE", 0, 10_000_000)
                 .unwrap_or(default.rate_limit_per_minute),
+            write_lanes: reader
+                .number("KEYFOLD_WRITE_LANES", 1, 64)
+                .unwrap_or(default.write_lanes),
+            write_batch: reader
+                .number("KEYFOLD_WRITE_BATCH", 1, 1_000)
+                .unwrap_or(default.write_batch),
+            write_queue: reader
+                .number("KEYFOLD_WRITE_QUEUE", 1, 100_000)
+                .unwrap_or(default.write_queue),
             event_retention_days: reader
                 .number("KEYFOLD_EVENT_RETENTION_DAYS", 1, 3_650)
                 .unwrap_or(default.event_retention_days),
@@ -134,11 +152,30 @@ impl Config {
                 .unwrap_or(default.log_format),
             ..default
         };
+        let most_lanes = config.most_lanes();
+        if config.write_lanes > most_lanes && config.write_lanes != default.write_lanes {
+            reader.faults.push(format!(
+                "KEYFOLD_WRITE_LANES must be at most {most_lanes}: half of \
+                 KEYFOLD_DATABASE_MAX_CONNECTIONS"
+            ));
+        }
         if reader.faults.is_empty() {
             Ok(config)
         } else {
             Err(ConfigError(reader.faults))
         }
+    }
+}
+
+impl Config {
+    /// How many lanes write: as many as are set, but no more than half of the connections.
+    #[must_use]
+    pub fn lanes(&self) -> u32 {
+        self.write_lanes.min(self.most_lanes())
+    }
+
+    fn most_lanes(&self) -> u32 {
+        (self.database_max_connections / 2).max(1)
     }
 }
 
@@ -192,12 +229,14 @@ mod tests {
                 "KEYFOLD_LISTEN" => Some("nowhere".to_owned()),
                 "KEYFOLD_LOG_FORMAT" => Some("xml".to_owned()),
                 "KEYFOLD_DATABASE_MAX_CONNECTIONS" => Some("1".to_owned()),
+                "KEYFOLD_WRITE_BATCH" => Some("0".to_owned()),
+                "KEYFOLD_WRITE_LANES" => Some("9".to_owned()),
                 _ => None,
             })
         })
         .err()
-        .expect("four faults");
-        assert_eq!(error.0.len(), 4, "{error}");
+        .expect("six faults");
+        assert_eq!(error.0.len(), 6, "{error}");
         assert!(!error.to_string().contains("hunter2"));
     }
 
@@ -206,5 +245,6 @@ mod tests {
         let config = Config::read(|_| Ok(None)).expect("defaults are valid");
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.database_max_connections, 16);
+        assert_eq!(config.lanes(), 2);
     }
 }

@@ -328,6 +328,15 @@ impl Error {
         }
     }
 
+    /// The error itself, where several writes share it.
+    #[must_use]
+    pub fn itself(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.itself(),
+            error => error,
+        }
+    }
+
     /// Whole seconds after which to try again, where that makes sense.
     fn retry_after_s(&self) -> Option<u64> {
         match self {

@@ -47,11 +47,12 @@ impl State {
         }
     }
 
-    /// How many requests may use the database at once.
+    /// How many requests may use the database at once, besides the lanes of writes.
     #[must_use]
     pub fn request_slots(&self) -> usize {
         let most = self.config.database_max_connections;
-        most.saturating_sub(RESERVED_CONNECTIONS).max(1) as usize
+        let others = RESERVED_CONNECTIONS + self.config.lanes();
+        most.saturating_sub(others).max(1) as usize
     }
 }
 
@@ -69,6 +70,8 @@ pub fn connect_lazily(options: PgConnectOptions, max_connections: u32) -> PgPool
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        // Planning anew for each batch cost more than the plans that are kept.
+        ("plan_cache_mode", "force_generic_plan"),
     ]);
     PgPoolOptions::new()
         .max_connections(max_connections)

@@ -38,6 +38,11 @@ const LATENCY_BUCKETS_S: [f64; 12] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
 ];
 
+/// Upper bounds of the buckets for how many writes share a batch.
+const BATCH_BUCKETS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_000.0,
+];
+
 /// The process's metrics; installed at the first call.
 ///
 /// # Errors
@@ -50,6 +55,7 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     }
     let installed = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS_S)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &BATCH_BUCKETS)?
         .install_recorder()?;
     Ok(handle.insert(installed).clone())
 }

@@ -82,9 +82,10 @@ impl Outer {
         let Some(Failed(error)) = response.extensions().get::<Failed>().cloned() else {
             return response;
         };
+        let itself = error.itself();
         self.faults
-            .write(&error, &seen.id, seen.method, &seen.route);
-        if matches!(*error, Error::Overloaded) {
+            .write(itself, &seen.id, seen.method, &seen.route);
+        if matches!(itself, Error::Overloaded) {
             hold_back().await;
         }
         with_problem(response, error.problem(seen.id.as_str()))

@@ -2,17 +2,18 @@
 //! length, each with an honest outcome of its own.
 //!
 //! ```text
-//!  request body ──▶ lines ──▶ slice ──▶ engine/write ──▶ result lines ──▶ response body
-//!                   ≤ 1 MiB   ≤ 256 records, ≤ 1 MiB      bounded channel
+//!  request body ──▶ lines ──▶ slice ──▶ its lane ──▶ result lines ──▶ response body
+//!                   ≤ 1 MiB   ≤ a batch, ≤ 1 MiB     bounded channel
 //! ```
 //!
-//! A stream holds one slice in memory at a time. A slice is what has arrived: it never waits for
-//! more to come. While the client doesn't read, the channel is full and nothing more is taken from
-//! the socket, so a slow client slows itself down and nobody else.
+//! A stream holds two slices in memory: one is written while the next one arrives and is read. A
+//! slice is what has arrived: it never waits for more to come. While the client doesn't read, the
+//! channel is full and nothing more is taken from the socket, so a slow client slows itself down and
+//! nobody else.
 
 use std::collections::{BTreeMap, HashSet};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -28,10 +29,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Resource;
-use super::http::{Query, RECORD_BYTES, Service, count_outcome, dry_run_of, json, read_put};
+use super::group_commit::{Patience, Writer};
+use super::http::{Query, RECORD_BYTES, Service, dry_run_of, json, read_put};
 use super::lines::{Line, Lines};
 use super::request::Conditions;
-use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write};
+use super::write::{self, Answers, Detail, Outcome, Write};
 use crate::auth::StoreAccess;
 use crate::edge::{self, media_type};
 use crate::error::Error;
@@ -42,16 +44,10 @@ use crate::values::{Faults, Part, outline, parse};
 const DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
 /// Most items of a JSON document.
 const MOST_ITEMS: usize = 1_000;
-/// Most records of a slice of a stream.
-const SLICE_RECORDS: usize = 256;
 /// Bytes after which a slice takes no more lines.
 const SLICE_BYTES: usize = 1024 * 1024;
 /// Result chunks that wait for a client to read.
 const MOST_UNREAD: usize = 2;
-/// How long a stream waits for a database that went away.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a document waits for it.
-const DOCUMENT_PATIENCE: Duration = Duration::from_secs(2);
 
 const TYPES: &[&str] = &["application/json", "application/x-ndjson"];
 
@@ -141,14 +137,15 @@ pub fn route<R: Resource>() -> MethodRouter<Service> {
 async fn bulk<R: Resource>(
     Shared(service): Shared<Service>,
     Extension(store): Extension<StoreAccess>,
+    Extension(writer): Extension<Writer<R>>,
     request: Request,
 ) -> Result<Response, Error> {
     let supported = "application/json or application/x-ndjson";
     let kind = media_type(request.headers(), TYPES, supported)?;
     if kind == "application/json" {
-        document::<R>(&service, store, request).await
+        document::<R>(&service, store, writer, request).await
     } else {
-        stream::<R>(service, store, request)
+        stream::<R>(service, store, writer, request)
     }
 }
 
@@ -163,6 +160,7 @@ fn refuse_conditions(headers: &http::HeaderMap) -> Result<(), Error> {
 async fn document<R: Resource>(
     service: &Service,
     store: StoreAccess,
+    writer: Writer<R>,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -177,37 +175,85 @@ async fn document<R: Resource>(
     // Reading 16 MiB takes long enough to hold up other requests of this thread.
     let reading = tokio::task::spawn_blocking(move || read_document::<R>(&body, &store, &state));
     let items = reading.await.map_err(Error::internal)??;
-    let mut kept = Vec::with_capacity(items.len());
-    let mut writes = Vec::with_capacity(items.len());
-    for item in items {
-        kept.push((
-            item.external_id,
-            item.write.map(|write| writes.push(write)).err(),
-        ));
-    }
+    let (kept, writes) = sorted_out(items);
     if atomic {
         all_valid(&kept)?;
     }
     let answers = if dry_run {
         dry_run_of(service, writes, Detail::Brief).await?
     } else {
-        let ending = if atomic { Ending::Whole } else { Ending::Each };
-        let options = Options {
-            detail: Detail::Brief,
-            ending,
-            patience: DOCUMENT_PATIENCE,
+        let work = async move {
+            let _place = place;
+            if atomic {
+                writer.whole(writes).await
+            } else {
+                in_slices(&writer, writes).await
+            }
         };
-        let work = |state: State| async move { write::write::<R>(&state, &writes, options).await };
-        service.run(work).await?
+        service.uncut(work).await?
     };
-    drop(place);
-    let mut response = json(StatusCode::OK, &report(kept, answers, dry_run)?)?;
+    let mut response = json(StatusCode::OK, &report::<R>(kept, answers, dry_run)?)?;
     if dry_run {
         response
             .headers_mut()
             .insert("keyfold-dry-run", HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+/// An item that could not be read keeps its place by its error; the others are written.
+type Kept = Vec<(Option<String>, Option<Error>)>;
+
+fn sorted_out<R: Resource>(items: Vec<Item<R>>) -> (Kept, Vec<Write<R>>) {
+    let mut writes = Vec::with_capacity(items.len());
+    let kept = items
+        .into_iter()
+        .map(|item| {
+            let fault = item.write.map(|write| writes.push(write)).err();
+            (item.external_id, fault)
+        })
+        .collect();
+    (kept, writes)
+}
+
+/// Writes a document slice by slice, each after the answers of the one before, so that others get
+/// their turns. A slice that fails leaves the others their own outcomes.
+async fn in_slices<R: Resource>(
+    writer: &Writer<R>,
+    writes: Vec<Write<R>>,
+) -> Result<Answers<R>, Error> {
+    let mut writes = writes.into_iter().peekable();
+    let mut answers = Vec::with_capacity(writes.len());
+    let mut failures = Vec::new();
+    while writes.peek().is_some() {
+        let slice: Vec<_> = writes.by_ref().take(writer.most_batch()).collect();
+        let count = slice.len();
+        match writer.slice(slice, Patience::SHORT).await {
+            Ok(settled) => answers.extend(settled),
+            Err(error) => {
+                let error = Arc::new(error);
+                answers.extend(refused(&error, count));
+                failures.push(error);
+            }
+        }
+    }
+    // Nothing went well for any: that is the answer to the whole.
+    if !failures.is_empty() && answers.iter().all(Result::is_err) {
+        let may_be_stored =
+            |error: &&Arc<Error>| matches!(error.itself(), Error::OutcomeUnknown(_));
+        let worst = failures.iter().find(may_be_stored).or(failures.first());
+        if let Some(worst) = worst {
+            return Err(Error::Shared(Arc::clone(worst)));
+        }
+    }
+    Ok(answers)
+}
+
+/// The same failure for each write of a slice.
+fn refused<R: Resource>(error: &Arc<Error>, count: usize) -> Answers<R> {
+    (0..count)
+        .map(|_| Err(Error::Shared(Arc::clone(error))))
+        .collect()
 }
 
 fn read_document<R: Resource>(
@@ -261,7 +307,7 @@ fn read_item<R: Resource>(text: &[u8], store: &StoreAccess, state: &State) -> It
                 .map(str::to_owned);
             Item {
                 external_id,
-                write: read_put::<R>(&node, store, state),
+                write: read_put::<R>(&node, text.len(), store, state),
             }
         }
         Err(error) => Item {
@@ -287,7 +333,7 @@ fn all_valid(items: &[(Option<String>, Option<Error>)]) -> Result<(), Error> {
 
 /// The answer to a document: items that could not be read among those that were written.
 fn report<R: Resource>(
-    items: Vec<(Option<String>, Option<Error>)>,
+    items: Kept,
     answers: Answers<R>,
     dry_run: bool,
 ) -> Result<BulkAnswer, Error> {
@@ -302,9 +348,6 @@ fn report<R: Resource>(
                 .next()
                 .ok_or_else(|| Error::internal("an item got no answer"))?,
         };
-        if let (false, Ok(written)) = (dry_run, &answer) {
-            count_outcome::<R>(written.outcome);
-        }
         let mut result = ItemResult::of::<R>(index, external_id, answer);
         if dry_run && result.outcome == Outcome::Created.as_str() {
             made.extend(result.id);
@@ -372,6 +415,7 @@ enum Results {
 fn stream<R: Resource>(
     service: Service,
     store: StoreAccess,
+    writer: Writer<R>,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -385,17 +429,19 @@ fn stream<R: Resource>(
     refuse_conditions(&parts.headers)?;
     let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(MOST_UNREAD);
     let tasks = service.state.tasks.clone();
-    let run = Stream::<R, _> {
-        lines: Lines::new(chunks, RECORD_BYTES, service.budget.clone()),
+    let lines = Lines::new(chunks, RECORD_BYTES, service.budget.clone());
+    let run = Stream {
         service,
         store,
-        wanted: wanted.unwrap_or(Results::All),
-        results: sender,
-        summary: Summary::default(),
-        next_index: 0,
-        resource: std::marker::PhantomData,
+        writer,
+        report: Report {
+            wanted: wanted.unwrap_or(Results::All),
+            results: sender,
+            summary: Summary::default(),
+            next_index: 0,
+        },
     };
-    tasks.spawn(run.finish().instrument(tracing::Span::current()));
+    tasks.spawn(run.finish(lines).instrument(tracing::Span::current()));
     let kind = HeaderValue::from_static("application/x-ndjson");
     let body = Body::from_stream(Unread(receiver));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
@@ -408,7 +454,7 @@ impl futures_util::Stream for Unread {
     type Item = Result<Bytes, std::io::Error>;
 
     fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
         self.0.poll_recv(context)
@@ -416,15 +462,19 @@ impl futures_util::Stream for Unread {
 }
 
 /// A stream on its way.
-struct Stream<R: Resource, S> {
-    lines: Lines<S>,
+struct Stream<R: Resource> {
     service: Service,
     store: StoreAccess,
+    writer: Writer<R>,
+    report: Report,
+}
+
+/// What the client is told.
+struct Report {
     wanted: Results,
     results: mpsc::Sender<Result<Bytes, std::io::Error>>,
     summary: Summary,
     next_index: u64,
-    resource: std::marker::PhantomData<fn() -> R>,
 }
 
 /// Why a stream ended early.
@@ -435,80 +485,130 @@ enum Stop {
     Because(Error),
 }
 
-impl<R, S> Stream<R, S>
-where
-    R: Resource,
-    S: futures_util::Stream<Item = Result<Bytes, Error>> + Unpin + Send + 'static,
-{
-    async fn finish(mut self) {
-        let code = match self.all().await {
+/// A slice that is being written.
+struct UnderWay<R: Resource> {
+    kept: Kept,
+    writes: usize,
+    answers: Pin<Box<dyn Future<Output = Result<Answers<R>, Error>> + Send>>,
+}
+
+impl<R: Resource> Stream<R> {
+    async fn finish<S>(mut self, lines: Lines<S>)
+    where
+        S: futures_util::Stream<Item = Result<Bytes, Error>> + Unpin + Send + 'static,
+    {
+        let code = match self.all(lines).await {
             Ok(()) => None,
             Err(Stop::Deaf) => return,
             Err(Stop::Because(error)) => Some(error.code()),
         };
-        let end = End {
-            summary: self.summary,
-            complete: code.is_none(),
-            code,
-        };
-        let mut line = serde_json::to_vec(&end).unwrap_or_default();
-        line.push(b'\n');
-        let _ = self.results.send(Ok(line.into())).await;
+        self.report.end(code).await;
     }
 
-    async fn all(&mut self) -> Result<(), Stop> {
+    /// Slice after slice; each is answered before the next one is written, so that a key that comes
+    /// twice is written in order.
+    async fn all<S>(&mut self, mut lines: Lines<S>) -> Result<(), Stop>
+    where
+        S: futures_util::Stream<Item = Result<Bytes, Error>> + Unpin + Send + 'static,
+    {
+        let shutdown = self.service.state.shutdown.clone();
+        let mut under_way: Option<UnderWay<R>> = None;
         loop {
-            let slice = tokio::select! {
-                biased;
-                () = self.service.state.shutdown.cancelled() => Err(Error::Overloaded),
-                slice = self.lines.take(SLICE_RECORDS, SLICE_BYTES) => slice,
+            let mut reading = pin!(lines.take(self.writer.most_batch(), SLICE_BYTES));
+            let read = loop {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => break Err(Error::Overloaded),
+                    answers = answers_of(&mut under_way) => {
+                        self.report.slice(under_way.take(), answers).await?;
+                    }
+                    read = &mut reading => break read,
+                }
             };
-            let lines = slice.map_err(Stop::Because)?;
-            if lines.is_empty() {
-                return Ok(());
+            let next = read.map(|lines| self.read(lines));
+            if under_way.is_some() {
+                let answers = answers_of(&mut under_way).await;
+                self.report.slice(under_way.take(), answers).await?;
             }
-            self.slice(lines).await?;
+            match next.map_err(Stop::Because)? {
+                (kept, _) if kept.is_empty() => return Ok(()),
+                (kept, writes) => under_way = Some(self.begin(kept, writes)),
+            }
         }
     }
 
-    /// Writes what has arrived and answers it.
-    async fn slice(&mut self, lines: Vec<Line>) -> Result<(), Stop> {
-        let mut kept = Vec::with_capacity(lines.len());
-        let mut writes = Vec::with_capacity(lines.len());
-        for line in lines {
-            let item: Item<R> = match line {
-                Line::Text(text) => read_item(&text, &self.store, &self.service.state),
-                Line::TooLong => Item {
-                    external_id: None,
-                    write: Err(Error::BodyTooLarge {
-                        limit_bytes: RECORD_BYTES,
-                    }),
-                },
-            };
-            kept.push((
-                item.external_id,
-                item.write.map(|write| writes.push(write)).err(),
-            ));
-        }
-        let count = writes.len();
-        let (answers, stop) = match write_patiently(&self.service, writes).await {
-            Ok(answers) => (answers, None),
-            Err(error) => {
-                let shared = Arc::new(error);
-                let failed = (0..count).map(|_| Err(Error::Shared(Arc::clone(&shared))));
-                (failed.collect(), Some(Error::Shared(shared)))
-            }
+    /// Reads the lines of a slice.
+    fn read(&self, lines: Vec<Line>) -> (Kept, Vec<Write<R>>) {
+        let too_long = || Error::BodyTooLarge {
+            limit_bytes: RECORD_BYTES,
         };
-        self.answer(kept, answers).await?;
-        stop.map_or(Ok(()), |error| Err(Stop::Because(error)))
+        let items = lines.into_iter().map(|line| match line {
+            Line::Text(text) => read_item(&text, &self.store, &self.service.state),
+            Line::TooLong => Item {
+                external_id: None,
+                write: Err(too_long()),
+            },
+        });
+        sorted_out(items.collect())
     }
 
-    /// Sends the results of a slice.
-    async fn answer(
+    fn begin(&self, kept: Kept, writes: Vec<Write<R>>) -> UnderWay<R> {
+        UnderWay {
+            kept,
+            writes: writes.len(),
+            answers: Box::pin(write_patiently(
+                self.service.clone(),
+                self.writer.clone(),
+                writes,
+            )),
+        }
+    }
+}
+
+/// The answers of the slice that is under way; for ever pending while there is none.
+async fn answers_of<R: Resource>(under_way: &mut Option<UnderWay<R>>) -> Result<Answers<R>, Error> {
+    match under_way {
+        Some(slice) => (&mut slice.answers).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes a slice of a stream; a busy server is waited for, since the client can wait too.
+async fn write_patiently<R: Resource>(
+    service: Service,
+    writer: Writer<R>,
+    writes: Vec<Write<R>>,
+) -> Result<Answers<R>, Error> {
+    if writes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let _place = service
+        .bulk_gate
+        .enter_patiently(Patience::LONG.queue)
+        .await?;
+    writer.slice(writes, Patience::LONG).await
+}
+
+impl Report {
+    /// Sends the results of a slice. One that failed as a whole ends the stream.
+    async fn slice<R: Resource>(
         &mut self,
-        items: Vec<(Option<String>, Option<Error>)>,
-        answers: Answers<R>,
+        slice: Option<UnderWay<R>>,
+        answers: Result<Answers<R>, Error>,
     ) -> Result<(), Stop> {
+        let Some(slice) = slice else { return Ok(()) };
+        match answers {
+            Ok(answers) => self.results(slice.kept, answers).await,
+            Err(error) => {
+                let error = Arc::new(error);
+                self.results::<R>(slice.kept, refused(&error, slice.writes))
+                    .await?;
+                Err(Stop::Because(Error::Shared(error)))
+            }
+        }
+    }
+
+    async fn results<R: Resource>(&mut self, items: Kept, answers: Answers<R>) -> Result<(), Stop> {
         let mut answers = answers.into_iter();
         let mut text = Vec::new();
         for (external_id, fault) in items {
@@ -518,9 +618,6 @@ where
                     .next()
                     .unwrap_or_else(|| Err(Error::internal("no answer"))),
             };
-            if let Ok(written) = &answer {
-                count_outcome::<R>(written.outcome);
-            }
             let result = ItemResult::of::<R>(self.next_index, external_id, answer);
             self.next_index += 1;
             self.summary.count(result.outcome);
@@ -541,22 +638,16 @@ where
             .await
             .map_err(|_| Stop::Deaf)
     }
-}
 
-/// Writes a slice of a stream; a busy server is waited for, since the client can wait too.
-async fn write_patiently<R: Resource>(
-    service: &Service,
-    writes: Vec<Write<R>>,
-) -> Result<Answers<R>, Error> {
-    if writes.is_empty() {
-        return Ok(Vec::new());
+    /// Sends the last line.
+    async fn end(self, code: Option<&'static str>) {
+        let end = End {
+            summary: self.summary,
+            complete: code.is_none(),
+            code,
+        };
+        let mut line = serde_json::to_vec(&end).unwrap_or_default();
+        line.push(b'\n');
+        let _ = self.results.send(Ok(line.into())).await;
     }
-    let _place = service.bulk_gate.enter_patiently(PATIENCE).await?;
-    let _slot = service.gate.enter_patiently(PATIENCE).await?;
-    let options = Options {
-        detail: Detail::Brief,
-        ending: Ending::Each,
-        patience: PATIENCE,
-    };
-    write::write(&service.state, &writes, options).await
 }

@@ -17,6 +17,8 @@ pub enum Failure {
     CommitLost(sqlx::Error),
     /// Postgres can't hold a value of one of the rows; nothing was done.
     Value(sqlx::Error),
+    /// A row breaks a rule of the schema, which is a fault of ours; nothing was done.
+    Row(sqlx::Error),
     /// Not now: locks or time ran out; nothing was done.
     Busy(sqlx::Error),
     /// A fault of ours; nothing was done.
@@ -48,6 +50,7 @@ impl From<sqlx::Error> for Failure {
                 Self::Disconnected(error)
             }
             code if class(code) == "22" || code == "54000" => Self::Value(error),
+            code if class(code) == "23" => Self::Row(error),
             _ => Self::Fault(error),
         }
     }
@@ -59,6 +62,12 @@ fn class(code: &str) -> &str {
 }
 
 impl Failure {
+    /// Whether one row of a batch is to blame, so that the others could be written without it.
+    #[must_use]
+    pub fn is_of_one_row(&self) -> bool {
+        matches!(self, Self::Value(_) | Self::Row(_))
+    }
+
     /// What a failed `commit` means: only Postgres's own ERROR proves that it was not done.
     #[must_use]
     pub fn of_commit(error: sqlx::Error) -> Self {
@@ -83,6 +92,7 @@ impl Failure {
             Self::Disconnected(error)
             | Self::CommitLost(error)
             | Self::Value(error)
+            | Self::Row(error)
             | Self::Busy(error)
             | Self::Fault(error) => Self::CommitLost(error),
         }
@@ -96,7 +106,7 @@ impl Failure {
             Self::Disconnected(error) => Error::DatabaseUnavailable(error.into()),
             Self::CommitLost(error) => Error::OutcomeUnknown(error.into()),
             Self::Value(error) => Error::ValueRefused(error.into()),
-            Self::Fault(error) => Error::internal(error),
+            Self::Row(error) | Self::Fault(error) => Error::internal(error),
         }
     }
 }

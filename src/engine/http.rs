@@ -17,7 +17,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::{Extension, Router};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -25,6 +25,7 @@ use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::events::{self, Feed, NameLookup};
+use super::group_commit::{Lanes, Writer};
 use super::read::{self, Filter, List};
 use super::request::Conditions;
 use super::write::{self, Change, Detail, Ending, Options, Outcome, Write, Written};
@@ -46,8 +47,6 @@ const MOST_WAITING: usize = 512;
 const DRY_RUNS: usize = 2;
 /// How long a dry run may take.
 const DRY_RUN_TIME: Duration = Duration::from_secs(5);
-/// How long a single write waits for a database that went away.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 const JSON: &[&str] = &["application/json"];
 const PATCH_JSON: &[&str] = &["application/json", "application/merge-patch+json"];
@@ -66,7 +65,9 @@ pub struct Service {
     pub gatekeeper: Gatekeeper,
     /// How often each store may ask.
     pub limiter: Arc<RateLimiter>,
-    /// How many requests use the database.
+    /// Where writes wait for each other.
+    pub lanes: Lanes,
+    /// How many other requests use the database.
     pub gate: Gate,
     /// How many bulk requests use it: never so many that single ones starve.
     pub bulk_gate: Gate,
@@ -97,11 +98,12 @@ pub struct Registered {
 impl Service {
     /// A service over a state, for these resources.
     #[must_use]
-    pub fn new(state: State, limits: Limits, registered: Registered) -> Self {
+    pub fn new(state: State, lanes: Lanes, limits: Limits, registered: Registered) -> Self {
         let slots = state.request_slots();
         Self {
             gatekeeper: Gatekeeper::new(state.pool.clone()),
             limiter: Arc::new(RateLimiter::new(state.config.rate_limit_per_minute)),
+            lanes,
             gate: Gate::new(slots, MOST_WAITING),
             bulk_gate: Gate::new(slots.div_ceil(2), MOST_WAITING),
             budget: BodyBudget::default(),
@@ -114,7 +116,7 @@ impl Service {
         }
     }
 
-    /// Runs database work that no hang-up may cut.
+    /// Runs database work beside the lanes, when there is a place for it.
     ///
     /// # Errors
     /// What the work answers, or that the server is too busy to begin it.
@@ -125,15 +127,27 @@ impl Service {
     {
         let permit = self.gate.enter().await?;
         let work = work(self.state.clone());
-        let uncut = async move {
+        self.uncut(async move {
             let result = work.await;
             drop(permit);
             result
-        };
+        })
+        .await
+    }
+
+    /// Runs work that no hang-up may cut.
+    ///
+    /// # Errors
+    /// What the work answers.
+    pub async fn uncut<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
         let task = self
             .state
             .tasks
-            .spawn(uncut.instrument(tracing::Span::current()));
+            .spawn(work.instrument(tracing::Span::current()));
         match task.await {
             Ok(result) => result,
             Err(error) => match error.try_into_panic() {
@@ -180,6 +194,10 @@ pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
             &format!("{STORE}/{}/{{external_id}}", R::PATH),
             guarded(service, one),
         )
+        .layer(Extension(Writer::<R>::start(
+            &service.lanes,
+            &service.state,
+        )))
 }
 
 /// The events of a store.
@@ -212,7 +230,7 @@ async fn admit(Shared(service): Shared<Service>, mut request: Request, next: Nex
     let sends_key = request.headers().contains_key(IDEMPOTENCY_KEY);
     let mut response = match open(&service, &mut request).await {
         Ok(limit) => {
-            let mut response = match limit.admit().and_then(|()| service.gate.check()) {
+            let mut response = match limit.admit().and_then(|()| has_room(&service, &request)) {
                 Ok(()) => next.run(request).await,
                 Err(error) => error.into_response(),
             };
@@ -226,6 +244,17 @@ async fn admit(Shared(service): Shared<Service>, mut request: Request, next: Nex
         response.headers_mut().insert(IDEMPOTENCY_STATUS, ignored);
     }
     response
+}
+
+/// Whether there is any hope to be served, asked before a body is read.
+fn has_room(service: &Service, request: &Request) -> Result<(), Error> {
+    match *request.method() {
+        Method::POST | Method::PATCH => {
+            let store_id = store_id(request.uri().path()).ok_or(Error::StoreNotFound)?;
+            service.lanes.check(store_id)
+        }
+        _ => service.gate.check(),
+    }
 }
 
 /// Who is calling, and may they use this store?
@@ -395,6 +424,7 @@ fn number<T: FromStr>(text: &str) -> Option<T> {
 /// `Invalid` with every faulty field.
 pub fn read_put<R: Resource>(
     node: &Node<'_>,
+    bytes: usize,
     store: &StoreAccess,
     state: &State,
 ) -> Result<Write<R>, Error> {
@@ -407,6 +437,7 @@ pub fn read_put<R: Resource>(
         store.store_id,
         Change::Put(input),
         source,
+        bytes,
         &state.clock,
     ))
 }
@@ -414,6 +445,7 @@ pub fn read_put<R: Resource>(
 /// Reads the body of a PATCH.
 fn read_patch<R: Resource>(
     node: &Node<'_>,
+    bytes: usize,
     key: R::Key,
     store: &StoreAccess,
     state: &State,
@@ -437,6 +469,7 @@ fn read_patch<R: Resource>(
         store.store_id,
         change,
         source.map(crate::values::Timestamp::utc),
+        bytes,
         &state.clock,
     ))
 }
@@ -444,6 +477,7 @@ fn read_patch<R: Resource>(
 async fn post_one<R: Resource>(
     Shared(service): Shared<Service>,
     Extension(store): Extension<StoreAccess>,
+    Extension(writer): Extension<Writer<R>>,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -452,15 +486,16 @@ async fn post_one<R: Resource>(
         .read_whole(&parts.headers, body, RECORD_BYTES)
         .await?;
     let dry_run = Query::read(parts.uri.query(), &["dry_run"])?.flag("dry_run")?;
-    let mut write = read_put::<R>(&parse(&body)?, &store, &service.state)?;
+    let mut write = read_put::<R>(&parse(&body)?, body.len(), &store, &service.state)?;
     drop(body);
     write.conditions = Conditions::of(&parts.headers);
-    write_one(&service, write, dry_run).await
+    write_one(&service, &writer, write, dry_run).await
 }
 
 async fn patch_one<R: Resource>(
     Shared(service): Shared<Service>,
     Extension(store): Extension<StoreAccess>,
+    Extension(writer): Extension<Writer<R>>,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -479,38 +514,31 @@ async fn patch_one<R: Resource>(
             .into_iter()
             .next()
             .ok_or(Error::NotFound)?;
-        read_patch::<R>(&node, any, &store, &service.state)?;
+        read_patch::<R>(&node, body.len(), any, &store, &service.state)?;
         return Err(Error::NotFound);
     };
-    let mut write = read_patch::<R>(&node, key, &store, &service.state)?;
+    let mut write = read_patch::<R>(&node, body.len(), key, &store, &service.state)?;
     drop(node);
     drop(body);
     write.conditions = Conditions::of(&parts.headers);
-    write_one(&service, write, dry_run).await
+    write_one(&service, &writer, write, dry_run).await
 }
 
 /// Writes one record and answers it.
 async fn write_one<R: Resource>(
     service: &Service,
+    writer: &Writer<R>,
     write: Write<R>,
     dry_run: bool,
 ) -> Result<Response, Error> {
     let store_id = write.store_id;
     let written = if dry_run {
-        dry_run_of(service, vec![write], Detail::Full).await?.pop()
+        let answers = dry_run_of(service, vec![write], Detail::Full).await?;
+        let only = answers.into_iter().next();
+        only.ok_or_else(|| Error::internal("a write got no answer"))??
     } else {
-        let options = Options {
-            detail: Detail::Full,
-            ending: Ending::Each,
-            patience: PATIENCE,
-        };
-        let work = |state: State| async move { write::write(&state, &[write], options).await };
-        service.run(work).await?.pop()
+        writer.single(write).await?
     };
-    let written = written.ok_or_else(|| Error::internal("a write got no answer"))??;
-    if !dry_run {
-        count_outcome::<R>(written.outcome);
-    }
     answer::<R>(&written, store_id, dry_run)
 }
 
@@ -540,16 +568,6 @@ pub async fn dry_run_of<R: Resource>(
             .unwrap_or(Err(Error::Overloaded))
     };
     service.run(work).await
-}
-
-/// Counts what a write came to, by resource.
-pub fn count_outcome<R: Resource>(outcome: Outcome) {
-    metrics::counter!(
-        "keyfold_write_outcomes_total",
-        "resource" => R::PATH,
-        "outcome" => outcome.as_str(),
-    )
-    .increment(1);
 }
 
 /// The answer to a write.

@@ -5,6 +5,7 @@
 pub mod bulk;
 pub mod events;
 pub mod failure;
+pub mod group_commit;
 pub mod http;
 mod lines;
 pub mod read;

@@ -55,6 +55,8 @@ pub struct Write<R: Resource> {
     pub id: Uuid,
     /// The id that the event gets if there is one.
     pub event_id: Uuid,
+    /// About how much memory it takes: the bytes of what was sent.
+    pub bytes: usize,
 }
 
 /// POST or PATCH.
@@ -72,6 +74,7 @@ impl<R: Resource> Write<R> {
         store_id: i64,
         change: Change<R>,
         source_updated_at: Option<DateTime<Utc>>,
+        bytes: usize,
         clock: &Clock,
     ) -> Self {
         let (id, event_id) = (clock.new_id(), clock.new_id());
@@ -82,6 +85,7 @@ impl<R: Resource> Write<R> {
             source_updated_at,
             id,
             event_id,
+            bytes,
         }
     }
 
@@ -188,7 +192,10 @@ pub async fn write<R: Resource>(
         options,
     };
     match batch.until_settled().await {
-        Err(Failure::Value(_)) if writes.len() > 1 && options.ending == Ending::Each => {
+        Err(failure)
+            if failure.is_of_one_row() && writes.len() > 1 && options.ending == Ending::Each =>
+        {
+            metrics::counter!("keyfold_write_splits_total").increment(1);
             Box::pin(in_halves(state, writes, options)).await
         }
         settled => settled.map_err(Failure::into_error),
@@ -422,7 +429,10 @@ impl<R: Resource> Batch<'_, R> {
                 return Err(failure);
             }
         };
-        match transaction.commit().await.map_err(Failure::of_commit) {
+        let began = Instant::now();
+        let committed = transaction.commit().await.map_err(Failure::of_commit);
+        metrics::histogram!("keyfold_write_commit_seconds").record(began.elapsed().as_secs_f64());
+        match committed {
             Ok(()) => Ok(answers),
             Err(failure) => {
                 if matches!(failure, Failure::CommitLost(_)) {
