@@ -57,11 +57,13 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let metrics = crate::telemetry::metrics().map_err(Error::internal)?;
     let is_ready = Arc::new(AtomicBool::new(true));
+    let lanes = Lanes::start(&state, &limits).map_err(Error::internal)?;
+    let lanes_closed = lanes.closed();
     let operation = Operation {
         state: state.clone(),
         metrics: metrics.clone(),
         is_ready: is_ready.clone(),
-        lanes: Lanes::new(&state.config),
+        lanes,
     };
     let router = router(operation, &limits);
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
@@ -85,6 +87,7 @@ pub async fn serve(
     {
         tracing::warn!("some database work was still under way and is left to roll back");
     }
+    let _ = tokio::time::timeout(LAST_WORK, lanes_closed.cancelled()).await;
     state.pool.close().await;
     Ok(())
 }
@@ -192,10 +195,12 @@ fn status(code: StatusCode, word: &'static str) -> Response {
 async fn metrics(Shared(operation): Shared<Operation>) -> Response {
     #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
     metrics::gauge!("keyfold_write_queue_depth").set(operation.lanes.depth() as f64);
-    let pool = &operation.state.pool;
-    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    let pools = [&operation.state.pool, operation.lanes.pool()];
+    let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
+    let idle = u32::try_from(idle).unwrap_or(u32::MAX);
     metrics::gauge!("keyfold_database_connections", "state" => "idle").set(idle);
-    let used = pool.size().saturating_sub(idle);
+    let open: u32 = pools.iter().map(|pool| pool.size()).sum();
+    let used = open.saturating_sub(idle);
     metrics::gauge!("keyfold_database_connections", "state" => "used").set(used);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     ([(header::CONTENT_TYPE, kind)], operation.metrics.render()).into_response()

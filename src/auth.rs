@@ -2,11 +2,13 @@
 //!
 //! A key is `kf_` + 43 base62 characters of randomness + 6 of checksum, so that a mistyped key is
 //! refused without asking the database. Keys and stores that were found are remembered for a few
-//! seconds; what was not found is asked for again each time, so a new key or store counts at once.
+//! seconds, and those that are in use are asked for again all at once before that time is over; what
+//! was not found is asked for each time, so a new key or store counts at once.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,10 +16,12 @@ use http::{HeaderMap, header};
 use rand::RngExt as _;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::tenancy::{self, KeyScope};
+use crate::state::State;
+use crate::tenancy::{self, KeyScope, Store};
 use crate::values::Country;
 
 const PREFIX: &str = "kf_";
@@ -25,12 +29,14 @@ const PREFIX: &str = "kf_";
 const RANDOM_CHARACTERS: usize = 43;
 const CHECKSUM_CHARACTERS: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Changes by the command line count within 5 s; half of it leaves room for a slow look-up.
-const REMEMBERED: Duration = Duration::from_millis(2_500);
+/// Changes by the command line count within 5 s. Counted from before the database is asked.
+const REMEMBERED: Duration = Duration::from_secs(4);
+/// After this time what is in use is asked for again.
+const RENEWED: Duration = Duration::from_millis(1_500);
 /// Look-ups at a time, by what is looked up.
 const ASKING: usize = 16;
-/// Entries remembered at once; more only means more look-ups.
-const MOST_REMEMBERED: usize = 10_000;
+/// Entries remembered at once, of some hundred bytes each; more only means more look-ups.
+const MOST_REMEMBERED: usize = 50_000;
 
 /// A new key, in clear.
 #[must_use]
@@ -93,15 +99,28 @@ struct KnownStore {
     default_country: Option<Country>,
 }
 
+impl KnownStore {
+    /// A store, if it is not paused.
+    fn of(store: &Store) -> Option<Self> {
+        (store.status == "active").then(|| Self {
+            team_id: store.team_id,
+            default_country: store.default_country.as_deref().and_then(Country::parse),
+        })
+    }
+}
+
 /// Checks keys and stores.
 #[derive(Clone)]
 pub struct Gatekeeper {
     pool: PgPool,
+    tasks: TaskTracker,
     keys: Arc<Memory<[u8; 32], KeyScope>>,
     stores: Arc<Memory<i64, KnownStore>>,
     /// Held by whoever asks the database, so that what is no longer remembered is asked for once
     /// and not by every request of a busy moment.
     asking: Arc<[tokio::sync::Mutex<()>; ASKING]>,
+    /// Set while everything in use is asked for again.
+    renewing: Arc<AtomicBool>,
     /// When each key's use was last written down.
     noted: Arc<Mutex<HashMap<Uuid, DateTime<Utc>>>>,
 }
@@ -109,12 +128,14 @@ pub struct Gatekeeper {
 impl Gatekeeper {
     /// A gatekeeper that remembers nothing yet.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(state: &State) -> Self {
         Self {
-            pool,
+            pool: state.pool.clone(),
+            tasks: state.tasks.clone(),
             keys: Arc::new(Memory::default()),
             stores: Arc::new(Memory::default()),
             asking: Arc::default(),
+            renewing: Arc::default(),
             noted: Arc::default(),
         }
     }
@@ -128,18 +149,19 @@ impl Gatekeeper {
             .filter(|key| is_well_formed(key))
             .ok_or(Error::Unauthorized)?;
         let digest = digest(key);
-        if let Some(scope) = self.keys.get(&digest) {
+        if let Some(scope) = self.remembered(&self.keys, &digest) {
             return Ok(scope);
         }
         let _first = self.asking[usize::from(digest[0]) % ASKING].lock().await;
-        if let Some(scope) = self.keys.get(&digest) {
+        if let Some(scope) = self.remembered(&self.keys, &digest) {
             return Ok(scope);
         }
-        let scope = tenancy::find_key(&self.pool, &digest)
+        let asked = Instant::now();
+        let found = tenancy::find_keys(&self.pool, &[digest])
             .await
             .map_err(|error| failed(&self.pool, error))?;
-        let scope = scope.ok_or(Error::Unauthorized)?;
-        self.keys.put(digest, scope);
+        let (_, scope) = found.into_iter().next().ok_or(Error::Unauthorized)?;
+        self.keys.put(digest, asked, scope);
         Ok(scope)
     }
 
@@ -164,29 +186,66 @@ impl Gatekeeper {
     }
 
     async fn known_store(&self, store_id: i64) -> Result<Option<KnownStore>, Error> {
-        if let Some(store) = self.stores.get(&store_id) {
+        if let Some(store) = self.remembered(&self.stores, &store_id) {
             return Ok(Some(store));
         }
         let shard = store_id.unsigned_abs() % ASKING as u64;
         let _first = self.asking[usize::try_from(shard).unwrap_or(0)]
             .lock()
             .await;
-        if let Some(store) = self.stores.get(&store_id) {
+        if let Some(store) = self.remembered(&self.stores, &store_id) {
             return Ok(Some(store));
         }
-        let found = tenancy::find_store(&self.pool, store_id)
+        let asked = Instant::now();
+        let found = tenancy::find_stores(&self.pool, &[store_id])
             .await
             .map_err(|error| failed(&self.pool, error))?;
-        let known = found
-            .filter(|store| store.status == "active")
-            .map(|store| KnownStore {
-                team_id: store.team_id,
-                default_country: store.default_country.as_deref().and_then(Country::parse),
-            });
+        let known = found.first().and_then(KnownStore::of);
         if let Some(known) = known {
-            self.stores.put(store_id, known);
+            self.stores.put(store_id, asked, known);
         }
         Ok(known)
+    }
+
+    /// What is remembered; sees to it that everything in use is asked for again in time.
+    fn remembered<K, V>(&self, memory: &Memory<K, V>, key: &K) -> Option<V>
+    where
+        K: Copy + Eq + Hash,
+        V: Copy,
+    {
+        let (value, age) = memory.get(key)?;
+        if age > RENEWED && !self.renewing.swap(true, Ordering::Relaxed) {
+            let this = self.clone();
+            self.tasks.spawn(async move {
+                // What can't be renewed is forgotten in time, and asked for by who needs it.
+                if let Err(error) = this.renew().await {
+                    tracing::debug!(%error, "keys and stores could not be renewed");
+                }
+                this.renewing.store(false, Ordering::Relaxed);
+            });
+        }
+        Some(value)
+    }
+
+    /// Asks for all keys and stores in use: thousands of stores would else be asked for one by one,
+    /// every few seconds each.
+    async fn renew(&self) -> sqlx::Result<()> {
+        let asked = Instant::now();
+        let digests = self.keys.in_use();
+        let found = tenancy::find_keys(&self.pool, &digests).await?;
+        let found = found.into_iter().filter_map(|(digest, scope)| {
+            let digest = digest.try_into().ok()?;
+            Some((digest, scope))
+        });
+        self.keys.renew(&digests, asked, found);
+        let asked = Instant::now();
+        let ids = self.stores.in_use();
+        let found = tenancy::find_stores(&self.pool, &ids).await?;
+        let found = found
+            .iter()
+            .filter_map(|store| Some((store.id, KnownStore::of(store)?)));
+        self.stores.renew(&ids, asked, found);
+        Ok(())
     }
 
     /// Whether the use of this key should be written down now: at most once a minute.
@@ -230,7 +289,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Values that are believed for a few seconds.
-struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+struct Memory<K, V>(Mutex<HashMap<K, Remembered<V>>>);
+
+struct Remembered<V> {
+    /// When the database was asked.
+    asked: Instant,
+    value: V,
+    /// Whether anybody wanted it since it was last renewed.
+    in_use: bool,
+}
 
 impl<K, V> Default for Memory<K, V> {
     fn default() -> Self {
@@ -238,24 +305,61 @@ impl<K, V> Default for Memory<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V: Copy> Memory<K, V> {
-    fn get(&self, key: &K) -> Option<V> {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries
-            .get(key)
-            .filter(|(since, _)| since.elapsed() < REMEMBERED)
-            .map(|(_, value)| *value)
+impl<K: Copy + Eq + Hash, V: Copy> Memory<K, V> {
+    /// A value that is still believed, and its age.
+    fn get(&self, key: &K) -> Option<(V, Duration)> {
+        let mut entries = self.entries();
+        let entry = entries.get_mut(key)?;
+        let age = entry.asked.elapsed();
+        if age >= REMEMBERED {
+            return None;
+        }
+        entry.in_use = true;
+        Some((entry.value, age))
     }
 
-    fn put(&self, key: K, value: V) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn put(&self, key: K, asked: Instant, value: V) {
+        let mut entries = self.entries();
         if entries.len() >= MOST_REMEMBERED {
-            entries.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
+            entries.retain(|_, entry| entry.asked.elapsed() < REMEMBERED);
             if entries.len() >= MOST_REMEMBERED {
                 entries.clear();
             }
         }
-        entries.insert(key, (Instant::now(), value));
+        let entry = Remembered {
+            asked,
+            value,
+            in_use: true,
+        };
+        entries.insert(key, entry);
+    }
+
+    /// What was wanted since the last time; the rest is forgotten.
+    fn in_use(&self) -> Vec<K> {
+        let mut entries = self.entries();
+        entries.retain(|_, entry| std::mem::take(&mut entry.in_use));
+        entries.keys().copied().collect()
+    }
+
+    /// Takes over what was found of these keys; what was not found is forgotten.
+    fn renew(&self, keys: &[K], asked: Instant, found: impl Iterator<Item = (K, V)>) {
+        let mut found: HashMap<K, V> = found.collect();
+        let mut entries = self.entries();
+        for key in keys {
+            match (found.remove(key), entries.get_mut(key)) {
+                (Some(value), Some(entry)) if entry.asked < asked => {
+                    (entry.asked, entry.value) = (asked, value);
+                }
+                (None, Some(entry)) if entry.asked < asked => {
+                    entries.remove(key);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<K, Remembered<V>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -274,6 +378,30 @@ mod tests {
         assert!(!is_well_formed(&format!("kf_{other}{}", &key[4..])));
         assert!(!is_well_formed("kf_"));
         assert!(!is_well_formed("é"));
+    }
+
+    #[test]
+    fn what_is_in_use_is_renewed_and_the_rest_forgotten() {
+        let memory: Memory<u8, u8> = Memory::default();
+        let began = Instant::now();
+        for key in 1..=3 {
+            memory.put(key, began, key);
+        }
+        assert_eq!(memory.in_use().len(), 3);
+        assert_eq!(memory.get(&1).map(|(value, _)| value), Some(1));
+        memory.get(&2);
+        let mut in_use = memory.in_use();
+        in_use.sort_unstable();
+        assert_eq!(in_use, [1, 2]);
+        assert!(memory.get(&3).is_none());
+        // 1 has another value by now, and 2 is gone.
+        let asked = Instant::now();
+        memory.renew(&in_use, asked, [(1, 9)].into_iter());
+        assert_eq!(memory.get(&1).map(|(value, _)| value), Some(9));
+        assert!(memory.get(&2).is_none());
+        // Whoever asked later knows better.
+        memory.renew(&[1], began, std::iter::empty());
+        assert_eq!(memory.get(&1).map(|(value, _)| value), Some(9));
     }
 
     #[test]

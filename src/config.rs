@@ -174,6 +174,23 @@ impl Config {
         self.write_lanes.min(self.most_lanes())
     }
 
+    /// Connections of the lanes, out of all: one each, and one each for bulk that waits for a lost
+    /// database beside its lane.
+    #[must_use]
+    pub fn lane_connections(&self) -> u32 {
+        let half = (self.database_max_connections / 2).max(1);
+        (2 * self.lanes()).min(half)
+    }
+
+    /// Connections of everything else.
+    #[must_use]
+    pub fn other_connections(&self) -> u32 {
+        let others = self
+            .database_max_connections
+            .saturating_sub(self.lane_connections());
+        others.max(1)
+    }
+
     fn most_lanes(&self) -> u32 {
         (self.database_max_connections / 2).max(1)
     }

@@ -47,12 +47,24 @@ impl State {
         }
     }
 
+    /// The same with connections of its own, made and used in the runtime that is entered now.
+    #[must_use]
+    pub fn with_own_connections(&self, max_connections: u32) -> Self {
+        let options = self.pool.options().clone();
+        let pool = options
+            .max_connections(max_connections)
+            .connect_lazy_with((*self.pool.connect_options()).clone());
+        Self {
+            pool,
+            ..self.clone()
+        }
+    }
+
     /// How many requests may use the database at once, besides the lanes of writes.
     #[must_use]
     pub fn request_slots(&self) -> usize {
-        let most = self.config.database_max_connections;
-        let others = RESERVED_CONNECTIONS + self.config.lanes();
-        most.saturating_sub(others).max(1) as usize
+        let most = self.pool.options().get_max_connections();
+        most.saturating_sub(RESERVED_CONNECTIONS).max(1) as usize
     }
 }
 

@@ -135,19 +135,19 @@ pub async fn list_stores(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Store>> {
     .await
 }
 
-/// One store, whatever its status.
+/// The stores with these ids, whatever their status.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn find_store(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<Option<Store>> {
+pub async fn find_stores(db: impl PgExecutor<'_>, ids: &[i64]) -> sqlx::Result<Vec<Store>> {
     sqlx::query_as!(
         Store,
         "select store_id as id, team_id, name, external_id, default_country, status
         from stores
-        where store_id = $1",
-        store_id,
+        where store_id = any($1)",
+        ids,
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await
 }
 
@@ -266,20 +266,32 @@ pub struct KeyScope {
     pub store_id: Option<i64>,
 }
 
-/// The key with this digest, unless it is revoked.
+/// The keys with these digests that are not revoked.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn find_key(db: impl PgExecutor<'_>, sha256: &[u8]) -> sqlx::Result<Option<KeyScope>> {
-    sqlx::query_as!(
-        KeyScope,
-        "select key_id, team_id, store_id
+pub async fn find_keys(
+    db: impl PgExecutor<'_>,
+    sha256s: &[[u8; 32]],
+) -> sqlx::Result<Vec<(Vec<u8>, KeyScope)>> {
+    let sha256s: Vec<&[u8]> = sha256s.iter().map(<[u8; 32]>::as_slice).collect();
+    let rows = sqlx::query!(
+        "select key_sha256, key_id, team_id, store_id
         from api_keys
-        where key_sha256 = $1 and revoked_at is null",
-        sha256,
+        where key_sha256 = any($1) and revoked_at is null",
+        &sha256s as &[&[u8]],
     )
-    .fetch_optional(db)
-    .await
+    .fetch_all(db)
+    .await?;
+    let scope = |key_id, team_id, store_id| KeyScope {
+        key_id,
+        team_id,
+        store_id,
+    };
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.key_sha256, scope(row.key_id, row.team_id, row.store_id)))
+        .collect())
 }
 
 /// Notes that keys were used.

@@ -124,8 +124,8 @@ async fn demo(
     let kept = data_dir.join("dev-key");
     if let Ok(text) = std::fs::read_to_string(&kept) {
         let key = text.trim().to_owned();
-        let known = tenancy::find_key(&state.pool, &auth::digest(&key)).await?;
-        if let Some(store_id) = known.and_then(|scope| scope.store_id) {
+        let known = tenancy::find_keys(&state.pool, &[auth::digest(&key)]).await?;
+        if let Some(store_id) = known.first().and_then(|(_, scope)| scope.store_id) {
             return Ok(Demo { store_id, key });
         }
     }

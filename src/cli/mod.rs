@@ -117,6 +117,6 @@ fn open(
 ) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
     let options = PgConnectOptions::from_str(database_url)
         .map_err(|_| "DATABASE_URL is not a Postgres address")?;
-    let pool = state::connect_lazily(options, config.database_max_connections);
+    let pool = state::connect_lazily(options, config.other_connections());
     Ok(State::new(pool, config, Clock::system()))
 }

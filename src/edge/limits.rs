@@ -22,6 +22,8 @@ pub struct Limits {
     /// How long that may take; also how long a closing connection waits for the client to stop
     /// sending.
     pub drain_timeout: Duration,
+    /// How long a single write, or a document, waits for its batch to begin.
+    pub queue_timeout: Duration,
     /// From the begin of the shutdown to the cut of what still runs.
     pub shutdown_grace: Duration,
 }
@@ -37,6 +39,7 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(60),
             drain_bytes: 1024 * 1024,
             drain_timeout: Duration::from_secs(5),
+            queue_timeout: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(25),
         }
     }

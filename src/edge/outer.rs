@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +11,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use hashbrown::{Equivalent, HashMap};
 use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -39,6 +40,7 @@ pub fn wrap(router: Router, clock: Clock) -> Router {
     let outer = Arc::new(Outer {
         clock,
         faults: FaultLog::default(),
+        measured: Measured::default(),
     });
     router.layer(from_fn_with_state(outer, answer))
 }
@@ -46,6 +48,7 @@ pub fn wrap(router: Router, clock: Clock) -> Router {
 struct Outer {
     clock: Clock,
     faults: FaultLog,
+    measured: Measured,
 }
 
 /// One request from outside to inside and back. A layer of the router, not around it: only there
@@ -71,7 +74,9 @@ async fn answer(State(outer): State<Arc<Outer>>, mut request: Request, next: Nex
     response
         .headers_mut()
         .insert(REQUEST_ID, seen.id.to_header());
-    seen.record(response.status().as_u16(), started.elapsed());
+    let (status, took) = (response.status().as_u16(), started.elapsed());
+    seen.log(status, took);
+    outer.measured.record(&seen, status, took);
     response
 }
 
@@ -119,7 +124,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn record(&self, status: u16, took: Duration) {
+    fn log(&self, status: u16, took: Duration) {
         let latency_ms = took.as_secs_f64() * 1000.0;
         let Self { id, method, route } = self;
         // 503 comes in floods; its causes are in the log of faults, its number in the metrics.
@@ -128,18 +133,75 @@ impl Seen {
         } else {
             tracing::debug!(request_id = %id, method, route = %route, status, latency_ms, "request");
         }
-        let labels = [
-            ("method", (*method).into()),
-            ("route", Arc::clone(route).into()),
-        ];
-        let labels = labels
-            .map(|(name, value): (_, metrics::SharedString)| metrics::Label::new(name, value));
-        metrics::histogram!("keyfold_http_request_duration_seconds", labels.iter())
-            .record(took.as_secs_f64());
-        let status = metrics::Label::new("status", status.to_string());
-        let labels: Vec<_> = labels.into_iter().chain([status]).collect();
-        metrics::counter!("keyfold_http_requests_total", labels).increment(1);
     }
+}
+
+/// The metrics of requests. Finding one by its labels costs as much as reading a small body, so
+/// those that were used are kept: methods, routes and statuses are few.
+#[derive(Default)]
+struct Measured(RwLock<HashMap<Series, (metrics::Counter, metrics::Histogram)>>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Series {
+    method: &'static str,
+    route: Arc<str>,
+    status: u16,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct SeriesRef<'a> {
+    method: &'static str,
+    route: &'a str,
+    status: u16,
+}
+
+impl Equivalent<Series> for SeriesRef<'_> {
+    fn equivalent(&self, key: &Series) -> bool {
+        (self.method, self.route, self.status) == (key.method, &*key.route, key.status)
+    }
+}
+
+impl Measured {
+    fn record(&self, seen: &Seen, status: u16, took: Duration) {
+        let series = SeriesRef {
+            method: seen.method,
+            route: &seen.route,
+            status,
+        };
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((counter, histogram)) = known.get(&series) {
+            counter.increment(1);
+            histogram.record(took.as_secs_f64());
+            return;
+        }
+        drop(known);
+        let (counter, histogram) = metrics_of(seen, status);
+        counter.increment(1);
+        histogram.record(took.as_secs_f64());
+        let series = Series {
+            method: seen.method,
+            route: Arc::clone(&seen.route),
+            status,
+        };
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(series, (counter, histogram));
+    }
+}
+
+fn metrics_of(seen: &Seen, status: u16) -> (metrics::Counter, metrics::Histogram) {
+    let (method, route) = (seen.method, Arc::clone(&seen.route));
+    let histogram = metrics::histogram!(
+        "keyfold_http_request_duration_seconds",
+        "method" => method,
+        "route" => Arc::clone(&route),
+    );
+    let counter = metrics::counter!(
+        "keyfold_http_requests_total",
+        "method" => method,
+        "route" => route,
+        "status" => status.to_string(),
+    );
+    (counter, histogram)
 }
 
 fn describe_metrics() {

@@ -6,14 +6,15 @@
 //!                   ≤ 1 MiB   ≤ a batch, ≤ 1 MiB     bounded channel
 //! ```
 //!
-//! A stream holds two slices in memory: one is written while the next one arrives and is read. A
-//! slice is what has arrived: it never waits for more to come. While the client doesn't read, the
-//! channel is full and nothing more is taken from the socket, so a slow client slows itself down and
-//! nobody else.
+//! A stream holds three slices in memory: two are written while the next one arrives. A slice is what
+//! has arrived: it never waits for more to come while nothing is under way. While the client doesn't
+//! read, the channel is full and nothing more is taken from the socket, so a slow client slows itself
+//! down and nobody else.
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -21,6 +22,8 @@ use axum::extract::{Request, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -35,7 +38,7 @@ use super::lines::{Line, Lines};
 use super::request::Conditions;
 use super::write::{self, Answers, Detail, Outcome, Write};
 use crate::auth::StoreAccess;
-use crate::edge::{self, media_type};
+use crate::edge::{self, Permit, media_type};
 use crate::error::Error;
 use crate::state::State;
 use crate::values::{Faults, Part, outline, parse};
@@ -46,6 +49,10 @@ const DOCUMENT_BYTES: usize = 16 * 1024 * 1024;
 const MOST_ITEMS: usize = 1_000;
 /// Bytes after which a slice takes no more lines.
 const SLICE_BYTES: usize = 1024 * 1024;
+/// How long a stream waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Slices of one stream that are written at a time.
+const MOST_UNDER_WAY: usize = 2;
 /// Result chunks that wait for a client to read.
 const MOST_UNREAD: usize = 2;
 
@@ -143,7 +150,7 @@ async fn bulk<R: Resource>(
     let supported = "application/json or application/x-ndjson";
     let kind = media_type(request.headers(), TYPES, supported)?;
     if kind == "application/json" {
-        document::<R>(&service, store, writer, request).await
+        Box::pin(document::<R>(&service, store, writer, request)).await
     } else {
         stream::<R>(service, store, writer, request)
     }
@@ -180,7 +187,7 @@ async fn document<R: Resource>(
         all_valid(&kept)?;
     }
     let answers = if dry_run {
-        dry_run_of(service, writes, Detail::Brief).await?
+        Box::pin(dry_run_of(service, writes, Detail::Brief)).await?
     } else {
         let work = async move {
             let _place = place;
@@ -228,7 +235,7 @@ async fn in_slices<R: Resource>(
     while writes.peek().is_some() {
         let slice: Vec<_> = writes.by_ref().take(writer.most_batch()).collect();
         let count = slice.len();
-        match writer.slice(slice, Patience::SHORT).await {
+        match writer.slice(slice, Patience::Short).await {
             Ok(settled) => answers.extend(settled),
             Err(error) => {
                 let error = Arc::new(error);
@@ -485,11 +492,17 @@ enum Stop {
     Because(Error),
 }
 
-/// A slice that is being written.
-struct UnderWay<R: Resource> {
-    kept: Kept,
-    writes: usize,
-    answers: Pin<Box<dyn Future<Output = Result<Answers<R>, Error>> + Send>>,
+/// A slice and its answers.
+type Written<R> = (Kept, usize, Result<Answers<R>, Error>);
+
+/// Slices that are being written, in the order of the stream.
+type UnderWay<R> = FuturesOrdered<Pin<Box<dyn Future<Output = Written<R>> + Send>>>;
+
+/// Lines that wait to be a slice.
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<Line>,
+    bytes: usize,
 }
 
 impl<R: Resource> Stream<R> {
@@ -505,36 +518,93 @@ impl<R: Resource> Stream<R> {
         self.report.end(code).await;
     }
 
-    /// Slice after slice; each is answered before the next one is written, so that a key that comes
-    /// twice is written in order.
+    /// Slice after slice, answered in order. One goes at once when none is under way; beside another
+    /// one only as a whole batch, since until then more can come at no cost. That a key comes in both
+    /// is no matter: the queue keeps their order.
     async fn all<S>(&mut self, mut lines: Lines<S>) -> Result<(), Stop>
     where
         S: futures_util::Stream<Item = Result<Bytes, Error>> + Unpin + Send + 'static,
     {
         let shutdown = self.service.state.shutdown.clone();
-        let mut under_way: Option<UnderWay<R>> = None;
-        loop {
-            let mut reading = pin!(lines.take(self.writer.most_batch(), SLICE_BYTES));
+        let most = self.writer.most_batch();
+        let mut under_way: UnderWay<R> = FuturesOrdered::new();
+        let mut waiting = Waiting::default();
+        let mut place = None;
+        let mut end = None;
+        while end.is_none() {
+            // Asked for at least something: it is polled only when there is room, and an empty answer
+            // means the end.
+            let count = most.saturating_sub(waiting.lines.len()).max(1);
+            let room = SLICE_BYTES.saturating_sub(waiting.bytes).max(1);
+            let mut reading = pin!(lines.take(count, room));
             let read = loop {
+                let is_full = waiting.lines.len() >= most || waiting.bytes >= SLICE_BYTES;
+                let begins = if is_full { MOST_UNDER_WAY } else { 1 };
+                if !waiting.lines.is_empty() && under_way.len() < begins {
+                    self.begin(std::mem::take(&mut waiting), &mut under_way, &mut place)
+                        .await?;
+                    continue;
+                }
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => break Err(Error::Overloaded),
-                    answers = answers_of(&mut under_way) => {
-                        self.report.slice(under_way.take(), answers).await?;
+                    Some(written) = under_way.next(), if !under_way.is_empty() => {
+                        self.report.slice(written).await?;
                     }
-                    read = &mut reading => break read,
+                    read = &mut reading, if !is_full => break read,
                 }
             };
-            let next = read.map(|lines| self.read(lines));
-            if under_way.is_some() {
-                let answers = answers_of(&mut under_way).await;
-                self.report.slice(under_way.take(), answers).await?;
-            }
-            match next.map_err(Stop::Because)? {
-                (kept, _) if kept.is_empty() => return Ok(()),
-                (kept, writes) => under_way = Some(self.begin(kept, writes)),
+            match read {
+                Ok(lines) if lines.is_empty() => end = Some(Ok(())),
+                Ok(lines) => waiting.add(lines),
+                Err(error) => end = Some(Err(Stop::Because(error))),
             }
         }
+        while let Some(written) = under_way.next().await {
+            self.report.slice(written).await?;
+        }
+        // What came whole before the end is written, also when the end is a fault.
+        if !waiting.lines.is_empty() {
+            place = None;
+            self.begin(waiting, &mut under_way, &mut place).await?;
+            while let Some(written) = under_way.next().await {
+                self.report.slice(written).await?;
+            }
+        }
+        end.unwrap_or(Ok(()))
+    }
+
+    /// Reads a slice and puts it into the queue. All slices of a stream that are under way share one
+    /// place among the bulk requests.
+    async fn begin(
+        &self,
+        waiting: Waiting,
+        under_way: &mut UnderWay<R>,
+        place: &mut Option<Permit>,
+    ) -> Result<(), Stop> {
+        let (kept, writes) = self.read(waiting.lines);
+        if writes.is_empty() {
+            let none = (kept, 0, Ok(Vec::new()));
+            under_way.push_back(Box::pin(std::future::ready(none)));
+            return Ok(());
+        }
+        if under_way.is_empty() {
+            *place = None;
+        }
+        if place.is_none() {
+            match self.service.bulk_gate.enter_patiently(PATIENCE).await {
+                Ok(entered) => *place = Some(entered),
+                Err(error) => {
+                    let count = writes.len();
+                    under_way.push_back(Box::pin(std::future::ready((kept, count, Err(error)))));
+                    return Ok(());
+                }
+            }
+        }
+        let count = writes.len();
+        let answers = self.writer.slice(writes, Patience::Long);
+        under_way.push_back(Box::pin(async move { (kept, count, answers.await) }));
+        Ok(())
     }
 
     /// Reads the lines of a slice.
@@ -551,58 +621,28 @@ impl<R: Resource> Stream<R> {
         });
         sorted_out(items.collect())
     }
-
-    fn begin(&self, kept: Kept, writes: Vec<Write<R>>) -> UnderWay<R> {
-        UnderWay {
-            kept,
-            writes: writes.len(),
-            answers: Box::pin(write_patiently(
-                self.service.clone(),
-                self.writer.clone(),
-                writes,
-            )),
-        }
-    }
 }
 
-/// The answers of the slice that is under way; for ever pending while there is none.
-async fn answers_of<R: Resource>(under_way: &mut Option<UnderWay<R>>) -> Result<Answers<R>, Error> {
-    match under_way {
-        Some(slice) => (&mut slice.answers).await,
-        None => std::future::pending().await,
+impl Waiting {
+    fn add(&mut self, lines: Vec<Line>) {
+        let bytes = |line: &Line| match line {
+            Line::Text(text) => text.len(),
+            Line::TooLong => 0,
+        };
+        self.bytes += lines.iter().map(bytes).sum::<usize>();
+        self.lines.extend(lines);
     }
-}
-
-/// Writes a slice of a stream; a busy server is waited for, since the client can wait too.
-async fn write_patiently<R: Resource>(
-    service: Service,
-    writer: Writer<R>,
-    writes: Vec<Write<R>>,
-) -> Result<Answers<R>, Error> {
-    if writes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let _place = service
-        .bulk_gate
-        .enter_patiently(Patience::LONG.queue)
-        .await?;
-    writer.slice(writes, Patience::LONG).await
 }
 
 impl Report {
     /// Sends the results of a slice. One that failed as a whole ends the stream.
-    async fn slice<R: Resource>(
-        &mut self,
-        slice: Option<UnderWay<R>>,
-        answers: Result<Answers<R>, Error>,
-    ) -> Result<(), Stop> {
-        let Some(slice) = slice else { return Ok(()) };
+    async fn slice<R: Resource>(&mut self, written: Written<R>) -> Result<(), Stop> {
+        let (kept, writes, answers) = written;
         match answers {
-            Ok(answers) => self.results(slice.kept, answers).await,
+            Ok(answers) => self.results(kept, answers).await,
             Err(error) => {
                 let error = Arc::new(error);
-                self.results::<R>(slice.kept, refused(&error, slice.writes))
-                    .await?;
+                self.results::<R>(kept, refused(&error, writes)).await?;
                 Err(Stop::Because(Error::Shared(error)))
             }
         }

@@ -79,7 +79,11 @@ impl Event {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn append(connection: &mut PgConnection, events: &[Event]) -> sqlx::Result<()> {
+pub async fn append(
+    connection: &mut PgConnection,
+    events: impl Iterator<Item = &Event>,
+) -> sqlx::Result<()> {
+    let events: Vec<&Event> = events.collect();
     if events.is_empty() {
         return Ok(());
     }

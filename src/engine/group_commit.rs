@@ -1,26 +1,31 @@
 //! Group commit: what many callers ask for at the same time is written as one transaction.
 //!
 //! A commit costs the same for one row as for two hundred. So writes don't go to the database each
-//! by itself: they wait in the queue of a *lane*, and a lane takes all that waits, writes it as one
-//! batch, answers each caller, and looks again. It never waits for company: a lone write goes at
-//! once, and a batch is as large as what came while the one before was under way.
+//! by itself: they wait in a queue for a *lane* to the database, and whenever one of the few lanes is
+//! free, all that waits is written there as one batch and each caller is answered. Nothing waits for
+//! company: a lone write goes at once, and a batch is as large as what came while the lanes were
+//! taken.
 //!
 //! ```text
 //!  time ──────────────────────────────────────────────────────────────────────▶
 //!  caller a   ├ POST W-1 ──────────────────────────┤ 201
-//!  caller b       ├ POST W-2 ──────────────────────────────────────────┤ 201
+//!  caller b       ├ POST W-2 ──────────────────────────┤ 201
 //!  caller c          ├ PATCH W-1 ───────────────────────────────────────┤ 200
-//!  lane       [ batch: a                          ][ batch: b, c        ]
-//!               read│begin│store│events│commit│answer
+//!  caller d             ├ POST W-3 ──────────────────────────────────────────┤ 201
+//!  lane 1     [ batch: a                          ][ batch: c            ]
+//!  lane 2         [ batch: b                          ][ batch: d            ]
+//!                   read│begin│store│events│commit│answer
 //! ```
 //!
-//! **Order.** A store's writes are all in one lane, by a stable hash of its id, and a lane writes
-//! one batch at a time, so writes of one key are applied in the order in which they came. Within a
-//! batch `engine/write` applies them one after the other in memory: the second write of a key sees
-//! the first. Each resource has its own queue, since its records are of their own type, but the
-//! queues of a lane take turns in its one place at the database ([`Turn`]). So an order and a direct
-//! push of its customer are never at the database at once in one process: whichever batch is later
-//! reads what the earlier one left.
+//! **Order.** Two batches that are at the database at the same time have no key in common, neither of
+//! a record nor of a customer that a record carries along ([`Resource::lane_keys`]). A write whose
+//! key is under way waits for that batch to end, and every later write of the key waits behind it. So
+//! the writes of one key are applied in the order in which they came, and two lanes of one process
+//! don't meet in one row. (Where they do all the same, because two keys turn out to name one
+//! customer, it is as with two processes: the slower one is undone and written again.) Within a batch
+//! `engine/write` applies the writes one after the other in memory: the second write of a key sees
+//! the first. Each resource has its own queue, since its records are of their own type; lanes are
+//! given to queues in the order in which they ask.
 //!
 //! **Why each answer is right.** An answer is given when its batch is committed, or when nothing had
 //! to be written. Then it is known that every row of the batch still had the version that was read
@@ -32,7 +37,7 @@
 //!
 //! **201 once a key.** A write answers 201 when it was decided on the absence of its key and its row
 //! was inserted with that decision. The key is unique in the database, so of two processes that
-//! both saw it absent one inserts; the upsert of the other finds a row where it read none, writes
+//! both saw it absent one inserts; the other's insert finds a row where it read none, writes
 //! nothing, and its whole batch is undone and decided again, on what is there now. Within a batch the
 //! second write of a new key sees the first one's record. A commit whose answer is lost is looked up
 //! by its events' ids before anything is written again, and then answers what it would have answered.
@@ -40,176 +45,293 @@
 //! **One bad row** must not fail its neighbours: a batch that Postgres refuses for a value is written
 //! again in halves, until the row stands alone.
 //!
-//! **Bulk** takes turns with single writes: after each slice of at most a batch they come first. A
-//! bulk request has at most one slice in a lane, so it waits for its own answers before it asks for
-//! more. Only bulk waits long for a lost database, and it does so outside its lane.
+//! **Bulk** takes turns with single writes. A bulk request has at most one slice in the queue, so it
+//! waits for its own answers before it asks for more. Only bulk waits long for a lost database, and
+//! it gives its lane back meanwhile.
 //!
-//! **Bounds.** A lane's queue is bounded in writes, bytes and age. A caller finds it full before its
-//! body is read. A caller who hangs up takes nothing back: what is queued is written.
+//! **A thread of their own.** Queues and batches run on one thread beside those of the requests, with
+//! database connections of their own. A batch is a handful of short steps, each of which waits for
+//! Postgres; among hundreds of requests, each step would also wait for its turn at the processor.
+//!
+//! **Bounds.** The queue is bounded in writes, bytes and age. A caller finds it full before its body
+//! is read. A caller who hangs up takes nothing back: what is queued is written.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, MutexGuard, mpsc, oneshot};
+use sqlx::PgPool;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Resource;
 use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write, Written};
-use crate::config::Config;
+use crate::edge::Limits;
 use crate::error::Error;
 use crate::state::State;
 
 /// Bytes after which a batch takes no more writes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes that may wait in a lane.
-const QUEUE_BYTES: usize = 16 * 1024 * 1024;
-/// How often a lane looks for writes that have waited too long.
+/// Bytes of single writes that may wait.
+const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// How often a queue looks for writes that have waited too long.
 const EXPIRY: Duration = Duration::from_millis(250);
 
-/// How long a caller waits.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For its batch to begin.
-    pub queue: Duration,
-    /// For a database that went away.
-    pub database: Duration,
+/// How long a caller waits for its batch to begin, and for a database that went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Whoever waits for one answer: [`Limits::queue_timeout`], 2 s.
+    Short,
+    /// Streams, which hold their client back meanwhile: 30 s each.
+    Long,
 }
+
+/// How long single writes wait for a database that went away, and how long bulk does so in a lane.
+const SHORT: Duration = Duration::from_secs(2);
+/// How long streams wait for anything.
+const LONG: Duration = Duration::from_secs(30);
 
 impl Patience {
-    /// Of whoever waits for one answer.
-    pub const SHORT: Self = Self {
-        queue: Duration::from_secs(5),
-        database: Duration::from_secs(2),
-    };
-    /// Of streams, which hold their client back meanwhile.
-    pub const LONG: Self = Self {
-        queue: Duration::from_secs(30),
-        database: Duration::from_secs(30),
-    };
+    /// For a batch to begin.
+    #[must_use]
+    pub fn for_the_queue(self, limits: &Limits) -> Duration {
+        match self {
+            Self::Short => limits.queue_timeout,
+            Self::Long => LONG,
+        }
+    }
+
+    /// For a database that went away.
+    #[must_use]
+    pub fn for_the_database(self) -> Duration {
+        match self {
+            Self::Short => SHORT,
+            Self::Long => LONG,
+        }
+    }
 }
 
-/// What the queues of all resources share: their places at the database, and how much waits.
+/// What must not be under way twice at the same time: a record, or a customer by one of its names.
+/// Two that collide only wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LaneKey(u64);
+
+impl LaneKey {
+    /// The key of something of a store: of which kind, and its name.
+    #[must_use]
+    pub fn of(store_id: i64, kind: &'static str, name: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (store_id, kind, name).hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+type Keys = HashSet<LaneKey, BuildHasherDefault<AsItIs>>;
+
+/// What the queues of all resources share: the lanes to the database, the keys that are under way
+/// there, and how much waits.
 #[derive(Clone)]
-pub struct Lanes {
-    lanes: Arc<[Lane]>,
+pub struct Lanes(Arc<Shared>);
+
+struct Shared {
+    /// The lanes' thread.
+    thread: Handle,
+    /// Cancelled when nobody can write any more; the thread then ends.
+    _ended: DropGuard,
+    /// Cancelled when the thread has ended.
+    closed: CancellationToken,
+    /// The service's state, with the lanes' connections for its pool.
+    state: State,
+    /// One permit a lane, given in order of asking.
+    lanes: Arc<Semaphore>,
+    under_way: Mutex<Keys>,
+    /// Told whenever keys are free again.
+    landed: Notify,
+    /// Single writes that wait, and their bytes.
+    waiting: AtomicUsize,
+    waiting_bytes: AtomicUsize,
+    limits: Limits,
     most_batch: usize,
     most_waiting: usize,
 }
 
-#[derive(Default)]
-struct Lane {
-    /// The lane's one place at the database, given in order of asking.
-    turn: Mutex<()>,
-    /// Single writes that wait.
-    waiting: AtomicUsize,
-    /// Their bytes.
-    waiting_bytes: AtomicUsize,
-}
-
 impl Lanes {
-    /// Idle lanes, as many and as long as the settings say.
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
-        describe_metrics();
-        Self {
-            lanes: (0..config.lanes()).map(|_| Lane::default()).collect(),
-            most_batch: config.write_batch as usize,
-            most_waiting: config.write_queue as usize,
-        }
-    }
-
-    /// Most writes of one batch.
-    #[must_use]
-    pub fn most_batch(&self) -> usize {
-        self.most_batch
-    }
-
-    /// Whether there is room for another write of a store; asked before its body is read.
+    /// Starts the lanes' thread, with as many lanes as the settings say.
     ///
     /// # Errors
-    /// `Overloaded` when its lane is full.
-    pub fn check(&self, store_id: i64) -> Result<(), Error> {
-        let lane = &self.lanes[self.number(store_id)];
-        let full = lane.waiting.load(Ordering::Relaxed) >= self.most_waiting
-            || lane.waiting_bytes.load(Ordering::Relaxed) >= QUEUE_BYTES;
+    /// When the system gives no thread.
+    pub fn start(state: &State, limits: &Limits) -> std::io::Result<Self> {
+        describe_metrics();
+        let config = &state.config;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = runtime.handle().clone();
+        let state = {
+            let _here = thread.enter();
+            state.with_own_connections(config.lane_connections())
+        };
+        let (ended, closed) = (CancellationToken::new(), CancellationToken::new());
+        let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());
+        std::thread::Builder::new()
+            .name("keyfold-lanes".to_owned())
+            .spawn(move || {
+                let _closed = close.drop_guard();
+                runtime.block_on(async {
+                    end.cancelled().await;
+                    pool.close().await;
+                });
+            })?;
+        Ok(Self(Arc::new(Shared {
+            thread,
+            _ended: ended.drop_guard(),
+            closed,
+            lanes: Arc::new(Semaphore::new(config.lanes() as usize)),
+            under_way: Mutex::default(),
+            landed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            waiting_bytes: AtomicUsize::new(0),
+            limits: limits.clone(),
+            most_batch: config.write_batch as usize,
+            most_waiting: config.write_queue as usize,
+            state,
+        })))
+    }
+
+    /// Cancelled when the lanes have written everything and closed their connections, after the last
+    /// clone and the last [`Writer`] were dropped.
+    #[must_use]
+    pub fn closed(&self) -> CancellationToken {
+        self.0.closed.clone()
+    }
+
+    /// The lanes' connections.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.0.state.pool
+    }
+
+    /// Whether there is room for another write; asked before its body is read.
+    ///
+    /// # Errors
+    /// `Overloaded` when as many wait as may.
+    pub fn check(&self) -> Result<(), Error> {
+        let full = self.0.waiting.load(Ordering::Relaxed) >= self.0.most_waiting
+            || self.0.waiting_bytes.load(Ordering::Relaxed) >= QUEUE_BYTES;
         if full { Err(Error::Overloaded) } else { Ok(()) }
     }
 
-    /// Single writes that wait, over all lanes.
+    /// Single writes that wait.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.lanes
-            .iter()
-            .map(|lane| lane.waiting.load(Ordering::Relaxed))
-            .sum()
+        self.0.waiting.load(Ordering::Relaxed)
     }
 
     /// A place in the queue, for a write of so many bytes.
-    fn place(&self, number: usize, bytes: usize) -> Result<Place, Error> {
-        let lane = &self.lanes[number];
+    fn place(&self, bytes: usize) -> Result<Place, Error> {
         // Counted from before it is checked, so that a race can't let two in.
         let place = Place {
-            lanes: Arc::clone(&self.lanes),
-            number,
+            shared: Arc::clone(&self.0),
             bytes,
         };
-        let waiting = lane.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting_bytes = lane.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = self.0.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting_bytes = self.0.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         // A lone write of any size is let in.
-        if waiting >= self.most_waiting || (waiting > 0 && waiting_bytes + bytes > QUEUE_BYTES) {
+        let too_many_bytes = waiting > 0 && waiting_bytes + bytes > QUEUE_BYTES;
+        if waiting >= self.0.most_waiting || too_many_bytes {
             return Err(Error::Overloaded);
         }
         Ok(place)
     }
 
-    /// The lane of a store: the same in every process with as many lanes. The multiplier spreads
-    /// neighbouring ids (Knuth, volume 3, section 6.4).
-    fn number(&self, store_id: i64) -> usize {
-        let spread = store_id.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let lanes = self.lanes.len() as u64;
-        usize::try_from(spread % lanes).unwrap_or(0)
+    /// A lane, in order of asking.
+    async fn enter(&self) -> OwnedSemaphorePermit {
+        let lane = Arc::clone(&self.0.lanes).acquire_owned().await;
+        lane.expect("the semaphore is never closed")
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Keys> {
+        // A set of numbers is whole at any time.
+        let keys = self.0.under_way.lock();
+        keys.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One write in a queue's count, until it is dropped.
+/// One write in the queue's count, until it is dropped.
 struct Place {
-    lanes: Arc<[Lane]>,
-    number: usize,
+    shared: Arc<Shared>,
     bytes: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let lane = &self.lanes[self.number];
-        lane.waiting.fetch_sub(1, Ordering::Relaxed);
-        lane.waiting_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        let bytes = &self.shared.waiting_bytes;
+        bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// The way into the lanes for one resource. The lanes end when the last clone is dropped and what
-/// was queued is written.
-pub struct Writer<R: Resource> {
+/// The keys of a batch at the database, until it is dropped.
+struct Flight {
     lanes: Lanes,
-    /// One queue a lane. Unbounded as such: single writes are bounded by [`Place`], bulk by the
-    /// number of bulk requests.
-    queues: Arc<[mpsc::UnboundedSender<Entry<R>>]>,
+    keys: Vec<LaneKey>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut under_way = self.lanes.under_way();
+        for key in &self.keys {
+            under_way.remove(key);
+        }
+        drop(under_way);
+        self.lanes.0.landed.notify_waiters();
+    }
+}
+
+/// The way into the lanes for one resource. Its queue ends when the last clone is dropped and what
+/// was queued is written.
+pub struct Writer<R: Resource>(Arc<Way<R>>);
+
+struct Way<R: Resource> {
+    lanes: Lanes,
+    /// Unbounded as such: single writes are bounded by [`Place`], bulk by the number of bulk
+    /// requests.
+    queue: mpsc::UnboundedSender<Entry<R>>,
 }
 
 impl<R: Resource> Clone for Writer<R> {
     fn clone(&self) -> Self {
-        Self {
-            lanes: self.lanes.clone(),
-            queues: Arc::clone(&self.queues),
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
 /// What one caller asked for in one go.
 struct Entry<R: Resource> {
     writes: Vec<Write<R>>,
+    keys: Vec<LaneKey>,
+    bytes: usize,
     class: Class,
     since: Instant,
+    expires: Instant,
     patience: Patience,
     place: Option<Place>,
     reply: oneshot::Sender<Result<Answers<R>, Error>>,
@@ -227,66 +349,53 @@ enum Class {
 }
 
 impl<R: Resource> Writer<R> {
-    /// Starts the lanes of one resource.
+    /// Starts the queue of one resource.
     #[must_use]
-    pub fn start(lanes: &Lanes, state: &State) -> Self {
-        let queues = (0..lanes.lanes.len()).map(|number| {
-            let (sender, arrivals) = mpsc::unbounded_channel();
-            let queue = Queue {
-                state: state.clone(),
-                lanes: lanes.clone(),
-                number,
-                arrivals,
-                singles: VecDeque::new(),
-                bulk: VecDeque::new(),
-                bulk_is_next: false,
-                metrics: Metrics::of::<R>(),
-            };
-            state.tasks.spawn(queue.run());
-            sender
-        });
-        Self {
+    pub fn start(lanes: &Lanes) -> Self {
+        let (queue, arrivals) = mpsc::unbounded_channel();
+        let reader = Queue {
             lanes: lanes.clone(),
-            queues: queues.collect(),
-        }
+            arrivals,
+            singles: VecDeque::new(),
+            bulk: VecDeque::new(),
+            bulk_is_next: false,
+            metrics: Metrics::of::<R>(),
+        };
+        let shared = &lanes.0;
+        shared.state.tasks.spawn_on(reader.run(), &shared.thread);
+        Self(Arc::new(Way {
+            lanes: lanes.clone(),
+            queue,
+        }))
     }
 
     /// Most writes of one batch.
     #[must_use]
     pub fn most_batch(&self) -> usize {
-        self.lanes.most_batch
+        self.0.lanes.0.most_batch
     }
 
     /// Writes one record.
     ///
     /// # Errors
-    /// `Overloaded` when the lane is full or too slow; what the write came to.
+    /// `Overloaded` when the queue is full or too slow; what the write came to.
     pub async fn single(&self, write: Write<R>) -> Result<Written<R>, Error> {
-        let number = self.lanes.number(write.store_id);
-        let place = self.lanes.place(number, write.bytes)?;
+        let place = self.0.lanes.place(write.bytes)?;
         let answers = self
-            .enter(
-                number,
-                Class::Single,
-                vec![write],
-                Patience::SHORT,
-                Some(place),
-            )
+            .enter(Class::Single, vec![write], Patience::Short, Some(place))
             .await?;
         let only = answers.into_iter().next();
         only.unwrap_or_else(|| Err(Error::internal("a write got no answer")))
     }
 
-    /// Writes a slice of a bulk request, all of one store; each write has its own answer.
-    ///
-    /// # Errors
-    /// What kept the whole slice from being written.
-    pub async fn slice(
+    /// Writes a slice of a bulk request; each write has its own answer, and the whole an error if
+    /// nothing could be written. It is in the queue when this returns.
+    pub fn slice(
         &self,
         writes: Vec<Write<R>>,
         patience: Patience,
-    ) -> Result<Answers<R>, Error> {
-        self.many(Class::Slice, writes, patience).await
+    ) -> impl Future<Output = Result<Answers<R>, Error>> + use<R> {
+        self.enter(Class::Slice, writes, patience, None)
     }
 
     /// Writes all of it in one transaction, or nothing.
@@ -294,51 +403,44 @@ impl<R: Resource> Writer<R> {
     /// # Errors
     /// What kept it from being written.
     pub async fn whole(&self, writes: Vec<Write<R>>) -> Result<Answers<R>, Error> {
-        self.many(Class::Whole, writes, Patience::SHORT).await
-    }
-
-    async fn many(
-        &self,
-        class: Class,
-        writes: Vec<Write<R>>,
-        patience: Patience,
-    ) -> Result<Answers<R>, Error> {
-        let Some(first) = writes.first() else {
+        if writes.is_empty() {
             return Ok(Vec::new());
-        };
-        let number = self.lanes.number(first.store_id);
-        self.enter(number, class, writes, patience, None).await
+        }
+        self.enter(Class::Whole, writes, Patience::Short, None)
+            .await
     }
 
-    async fn enter(
+    /// Puts writes into the queue; the future is their answers.
+    fn enter(
         &self,
-        number: usize,
         class: Class,
         writes: Vec<Write<R>>,
         patience: Patience,
         place: Option<Place>,
-    ) -> Result<Answers<R>, Error> {
+    ) -> impl Future<Output = Result<Answers<R>, Error>> + use<R> {
         let (reply, answer) = oneshot::channel();
+        let since = Instant::now();
         let entry = Entry {
+            keys: writes.iter().flat_map(Write::lane_keys).collect(),
+            bytes: writes.iter().map(|write| write.bytes).sum(),
             writes,
             class,
-            since: Instant::now(),
+            since,
+            expires: since + patience.for_the_queue(&self.0.lanes.0.limits),
             patience,
             place,
             reply,
         };
-        let ended = |_| Error::internal("the lane of this write has ended");
-        self.queues[number].send(entry).map_err(ended)?;
+        // Where the queue has ended, the entry is dropped, and the answer with it.
+        let _ = self.0.queue.send(entry);
         let died = |_| Error::internal("the batch of this write died");
-        answer.await.map_err(died)?
+        async move { answer.await.map_err(died)? }
     }
 }
 
-/// One lane's queue of one resource: the only one who reads it.
+/// The queue of one resource: the only one who reads it.
 struct Queue<R: Resource> {
-    state: State,
     lanes: Lanes,
-    number: usize,
     arrivals: mpsc::UnboundedReceiver<Entry<R>>,
     singles: VecDeque<Entry<R>>,
     bulk: VecDeque<Entry<R>>,
@@ -348,9 +450,9 @@ struct Queue<R: Resource> {
 }
 
 impl<R: Resource> Queue<R> {
-    /// Batch after batch until nobody can ask any more and everything is written.
+    /// Batch after batch until nobody can ask any more and everything is on its way.
     async fn run(mut self) {
-        let lanes = Arc::clone(&self.lanes.lanes);
+        let lanes = self.lanes.clone();
         loop {
             if self.is_empty() {
                 let Some(entry) = self.arrivals.recv().await else {
@@ -358,13 +460,20 @@ impl<R: Resource> Queue<R> {
                 };
                 self.arrive(entry);
             }
-            let turn = self.turn(&lanes).await;
+            let lane = self.while_waiting(lanes.enter()).await;
+            // Listened for from before the look at the keys, so that no landing is missed.
+            let mut landed = std::pin::pin!(lanes.0.landed.notified());
+            landed.as_mut().enable();
             self.take_arrivals();
             self.expire();
-            if let Some(batch) = self.next_batch() {
-                self.write(batch).await;
+            match self.next_batch() {
+                Some((batch, flight)) => self.begin(batch, flight, lane),
+                None if self.is_empty() => {}
+                None => {
+                    drop(lane);
+                    self.more_or(landed).await;
+                }
             }
-            drop(turn);
         }
     }
 
@@ -386,18 +495,29 @@ impl<R: Resource> Queue<R> {
         }
     }
 
-    /// The lane's place at the database.
-    async fn turn<'l>(&mut self, lanes: &'l [Lane]) -> MutexGuard<'l, ()> {
-        let mut turn = std::pin::pin!(lanes[self.number].turn.lock());
+    /// Waits for something, and sees to it that nobody waits too long meanwhile.
+    async fn while_waiting<T>(&mut self, wanted: impl Future<Output = T>) -> T {
+        let mut wanted = std::pin::pin!(wanted);
         loop {
             tokio::select! {
                 biased;
-                turn = &mut turn => return turn,
+                found = &mut wanted => return found,
                 () = tokio::time::sleep(EXPIRY) => {
                     self.take_arrivals();
                     self.expire();
                 }
             }
+        }
+    }
+
+    /// Everything that waits has a key that is under way: until that changes, or something else
+    /// comes.
+    async fn more_or(&mut self, landed: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = landed => {}
+            Some(entry) = self.arrivals.recv() => self.arrive(entry),
+            () = tokio::time::sleep(EXPIRY) => {}
         }
     }
 
@@ -405,69 +525,55 @@ impl<R: Resource> Queue<R> {
     fn expire(&mut self) {
         let now = Instant::now();
         for queue in [&mut self.singles, &mut self.bulk] {
-            while let Some(entry) = queue.pop_front_if(|entry| entry.is_late(now)) {
+            while let Some(entry) = queue.pop_front_if(|entry| entry.expires <= now) {
                 // Who hung up doesn't want to know.
                 let _ = entry.reply.send(Err(Error::Overloaded));
             }
         }
     }
 
-    /// What goes to the database next.
-    fn next_batch(&mut self) -> Option<Batch<R>> {
-        let bulk = match (self.singles.is_empty(), self.bulk.is_empty()) {
-            (true, true) => return None,
-            (false, false) => self.bulk_is_next,
-            (no_singles, _) => no_singles,
-        };
-        self.bulk_is_next = !bulk;
-        let queue = if bulk {
-            &mut self.bulk
+    /// What goes to the database next, with its keys reserved: as much as has no key that is under
+    /// way, or that somebody earlier waits for.
+    fn next_batch(&mut self) -> Option<(Batch<R>, Flight)> {
+        let mut under_way = self.lanes.under_way();
+        let most = self.lanes.0.most_batch;
+        let mut awaited = Keys::default();
+        let mut take = |queue| Batch::take(queue, most, &under_way, &mut awaited);
+        let batch = if self.bulk_is_next {
+            take(&mut self.bulk).or_else(|| take(&mut self.singles))
         } else {
-            &mut self.singles
+            take(&mut self.singles).or_else(|| take(&mut self.bulk))
         };
-        let mut batch = Batch::begin(queue.pop_front()?);
-        while let Some(entry) = queue.pop_front_if(|e| batch.has_room(e, self.lanes.most_batch)) {
-            batch.add(entry);
-        }
-        Some(batch)
+        let mut batch = batch?;
+        self.bulk_is_next = batch.class == Class::Single;
+        let keys = std::mem::take(&mut batch.keys);
+        under_way.extend(&keys);
+        let lanes = self.lanes.clone();
+        Some((batch, Flight { lanes, keys }))
     }
 
-    /// Writes a batch in a task of its own, so that a panic ends nothing but the batch, and a bulk
-    /// request that waits for a lost database doesn't keep the lane.
-    async fn write(&mut self, batch: Batch<R>) {
-        let class = batch.class;
+    /// Lets a batch be written in a task of its own: the next one may begin beside it, and a panic
+    /// ends nothing but the batch.
+    fn begin(&self, batch: Batch<R>, flight: Flight, lane: OwnedSemaphorePermit) {
         self.metrics.begins(&batch);
-        let metrics = self.metrics.clone();
-        let writing = self
-            .state
-            .tasks
-            .spawn(batch.write(self.state.clone(), metrics));
-        let mut writing = std::pin::pin!(writing);
-        let began = Instant::now();
-        loop {
-            tokio::select! {
-                biased;
-                // A panic has been told by the runtime; its callers find their answers missing.
-                _ = &mut writing => return,
-                () = tokio::time::sleep(EXPIRY) => {
-                    self.take_arrivals();
-                    self.expire();
-                    if class != Class::Single && began.elapsed() > Patience::SHORT.database {
-                        return;
-                    }
+        let state = self.lanes.0.state.clone();
+        let (tasks, metrics) = (state.tasks.clone(), self.metrics.clone());
+        let is_bulk = batch.class != Class::Single;
+        tasks.spawn(async move {
+            let _flight = flight;
+            let mut writing = std::pin::pin!(batch.write(state, metrics));
+            if is_bulk {
+                // Bulk that waits for a lost database must not keep others from hearing of it.
+                if tokio::time::timeout(SHORT, &mut writing).await.is_ok() {
+                    return;
                 }
+                drop(lane);
+                writing.await;
+            } else {
+                writing.await;
+                drop(lane);
             }
-        }
-    }
-}
-
-impl<R: Resource> Entry<R> {
-    fn is_late(&self, now: Instant) -> bool {
-        now.duration_since(self.since) > self.patience.queue
-    }
-
-    fn bytes(&self) -> usize {
-        self.writes.iter().map(|write| write.bytes).sum()
+        });
     }
 }
 
@@ -476,6 +582,7 @@ impl<R: Resource> Entry<R> {
 struct Batch<R: Resource> {
     class: Class,
     writes: Vec<Write<R>>,
+    keys: Vec<LaneKey>,
     bytes: usize,
     patience: Duration,
     callers: Vec<Caller<R>>,
@@ -489,35 +596,54 @@ struct Caller<R: Resource> {
 }
 
 impl<R: Resource> Batch<R> {
-    fn begin(entry: Entry<R>) -> Self {
-        let mut batch = Self {
-            class: entry.class,
-            writes: Vec::new(),
-            bytes: 0,
-            patience: entry.patience.database,
-            callers: Vec::new(),
-        };
-        batch.add(entry);
+    /// Takes what can go together from the front of a queue. Who has to wait stays in its place, and
+    /// its keys are noted, so that nobody overtakes it.
+    fn take(
+        queue: &mut VecDeque<Entry<R>>,
+        most: usize,
+        under_way: &Keys,
+        awaited: &mut Keys,
+    ) -> Option<Self> {
+        let mut batch: Option<Self> = None;
+        let mut waiting = Vec::new();
+        while let Some(entry) = queue.pop_front_if(|entry| has_room(batch.as_ref(), entry, most)) {
+            let taken = |key: &LaneKey| under_way.contains(key) || awaited.contains(key);
+            if entry.keys.iter().any(taken) {
+                awaited.extend(&entry.keys);
+                waiting.push(entry);
+            } else {
+                batch
+                    .get_or_insert_with(|| Self::of(entry.class))
+                    .add(entry);
+            }
+        }
+        for entry in waiting.into_iter().rev() {
+            queue.push_front(entry);
+        }
         batch
     }
 
-    /// Whether another entry belongs into this batch.
-    fn has_room(&self, entry: &Entry<R>, most_writes: usize) -> bool {
-        self.class != Class::Whole
-            && self.class == entry.class
-            && self.writes.len() + entry.writes.len() <= most_writes
-            && self.bytes + entry.bytes() <= BATCH_BYTES
+    fn of(class: Class) -> Self {
+        Self {
+            class,
+            writes: Vec::new(),
+            keys: Vec::new(),
+            bytes: 0,
+            patience: Duration::ZERO,
+            callers: Vec::new(),
+        }
     }
 
     fn add(&mut self, entry: Entry<R>) {
-        self.bytes += entry.bytes();
-        self.patience = self.patience.max(entry.patience.database);
+        self.bytes += entry.bytes;
+        self.patience = self.patience.max(entry.patience.for_the_database());
         self.callers.push(Caller {
             writes: entry.writes.len(),
             since: entry.since,
             reply: entry.reply,
         });
         self.writes.extend(entry.writes);
+        self.keys.extend(entry.keys);
         // It waits no more: its place goes to another one.
         drop(entry.place);
     }
@@ -535,7 +661,7 @@ impl<R: Resource> Batch<R> {
             },
             patience: self.patience,
         };
-        match write::write(&state, &self.writes, options).await {
+        match Box::pin(write::write(&state, &self.writes, options)).await {
             Ok(answers) => {
                 metrics.count_outcomes(&answers);
                 hand_out(answers, self.callers);
@@ -543,6 +669,15 @@ impl<R: Resource> Batch<R> {
             Err(error) => refuse(error, self.callers),
         }
     }
+}
+
+/// Whether an entry belongs into this batch.
+fn has_room<R: Resource>(batch: Option<&Batch<R>>, entry: &Entry<R>, most: usize) -> bool {
+    let Some(batch) = batch else { return true };
+    batch.class == entry.class
+        && batch.class != Class::Whole
+        && batch.writes.len() + entry.writes.len() <= most
+        && batch.bytes + entry.bytes <= BATCH_BYTES
 }
 
 /// Gives each caller its own part of the answers.

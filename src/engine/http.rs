@@ -7,11 +7,12 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State as Shared};
+use axum::extract::{Request, State as Given};
 use axum::handler::Handler;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -56,15 +57,26 @@ const DRY_RUN: HeaderName = HeaderName::from_static("keyfold-dry-run");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 
-/// What the routes share.
+/// What the routes share. Each layer and handler of a request holds a clone, so that is cheap.
 #[derive(Clone)]
-pub struct Service {
+pub struct Service(Arc<Shared>);
+
+impl Deref for Service {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// See [`Service`].
+pub struct Shared {
     /// Pool, settings, clock.
     pub state: State,
     /// Keys and stores.
     pub gatekeeper: Gatekeeper,
     /// How often each store may ask.
-    pub limiter: Arc<RateLimiter>,
+    pub limiter: RateLimiter,
     /// Where writes wait for each other.
     pub lanes: Lanes,
     /// How many other requests use the database.
@@ -80,7 +92,7 @@ pub struct Service {
     /// Who knows the external ids that events don't keep.
     pub names: Arc<[(&'static str, NameLookup)]>,
     /// Resources that have events.
-    pub paths: Arc<[&'static str]>,
+    pub paths: Vec<&'static str>,
     /// Who keeps something about people.
     pub erasers: Arc<[Eraser]>,
 }
@@ -100,9 +112,9 @@ impl Service {
     #[must_use]
     pub fn new(state: State, lanes: Lanes, limits: Limits, registered: Registered) -> Self {
         let slots = state.request_slots();
-        Self {
-            gatekeeper: Gatekeeper::new(state.pool.clone()),
-            limiter: Arc::new(RateLimiter::new(state.config.rate_limit_per_minute)),
+        Self(Arc::new(Shared {
+            gatekeeper: Gatekeeper::new(&state),
+            limiter: RateLimiter::new(state.config.rate_limit_per_minute),
             lanes,
             gate: Gate::new(slots, MOST_WAITING),
             bulk_gate: Gate::new(slots.div_ceil(2), MOST_WAITING),
@@ -110,10 +122,10 @@ impl Service {
             limits,
             dry_runs: Arc::new(Semaphore::new(DRY_RUNS)),
             names: registered.names.into(),
-            paths: registered.paths.into(),
+            paths: registered.paths,
             erasers: registered.erasers.into(),
             state,
-        }
+        }))
     }
 
     /// Runs database work beside the lanes, when there is a place for it.
@@ -126,7 +138,7 @@ impl Service {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let permit = self.gate.enter().await?;
-        let work = work(self.state.clone());
+        let work = Box::pin(work(self.state.clone()));
         self.uncut(async move {
             let result = work.await;
             drop(permit);
@@ -194,10 +206,7 @@ pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
             &format!("{STORE}/{}/{{external_id}}", R::PATH),
             guarded(service, one),
         )
-        .layer(Extension(Writer::<R>::start(
-            &service.lanes,
-            &service.state,
-        )))
+        .layer(Extension(Writer::<R>::start(&service.lanes)))
 }
 
 /// The events of a store.
@@ -226,7 +235,7 @@ where
 }
 
 /// The checks that come before a body is read.
-async fn admit(Shared(service): Shared<Service>, mut request: Request, next: Next) -> Response {
+async fn admit(Given(service): Given<Service>, mut request: Request, next: Next) -> Response {
     let sends_key = request.headers().contains_key(IDEMPOTENCY_KEY);
     let mut response = match open(&service, &mut request).await {
         Ok(limit) => {
@@ -249,10 +258,7 @@ async fn admit(Shared(service): Shared<Service>, mut request: Request, next: Nex
 /// Whether there is any hope to be served, asked before a body is read.
 fn has_room(service: &Service, request: &Request) -> Result<(), Error> {
     match *request.method() {
-        Method::POST | Method::PATCH => {
-            let store_id = store_id(request.uri().path()).ok_or(Error::StoreNotFound)?;
-            service.lanes.check(store_id)
-        }
+        Method::POST | Method::PATCH => service.lanes.check(),
         _ => service.gate.check(),
     }
 }
@@ -475,7 +481,7 @@ fn read_patch<R: Resource>(
 }
 
 async fn post_one<R: Resource>(
-    Shared(service): Shared<Service>,
+    Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
     Extension(writer): Extension<Writer<R>>,
     request: Request,
@@ -493,7 +499,7 @@ async fn post_one<R: Resource>(
 }
 
 async fn patch_one<R: Resource>(
-    Shared(service): Shared<Service>,
+    Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
     Extension(writer): Extension<Writer<R>>,
     request: Request,
@@ -533,7 +539,8 @@ async fn write_one<R: Resource>(
 ) -> Result<Response, Error> {
     let store_id = write.store_id;
     let written = if dry_run {
-        let answers = dry_run_of(service, vec![write], Detail::Full).await?;
+        // Boxed where they are rare and large: a request's future is moved from layer to layer.
+        let answers = Box::pin(dry_run_of(service, vec![write], Detail::Full)).await?;
         let only = answers.into_iter().next();
         only.ok_or_else(|| Error::internal("a write got no answer"))??
     } else {
@@ -619,7 +626,7 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error
 }
 
 async fn get_one<R: Resource>(
-    Shared(service): Shared<Service>,
+    Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
     request: Request,
 ) -> Result<Response, Error> {
@@ -635,7 +642,7 @@ async fn get_one<R: Resource>(
 }
 
 async fn list<R: Resource>(
-    Shared(service): Shared<Service>,
+    Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
     request: Request,
 ) -> Result<Response, Error> {
@@ -717,7 +724,7 @@ async fn page_of<R: Resource>(
 }
 
 async fn list_events(
-    Shared(service): Shared<Service>,
+    Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
     request: Request,
 ) -> Result<Response, Error> {

@@ -96,7 +96,7 @@ where
         match chunk {
             Some(Ok(chunk)) => {
                 if self.held.is_none() {
-                    self.held = Some(self.budget.acquire_waiting(2 * self.most_bytes).await?);
+                    self.held = Some(self.budget.acquire_waiting(4 * self.most_bytes).await?);
                 }
                 self.buffer.extend_from_slice(&chunk);
             }

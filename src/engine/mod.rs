@@ -30,7 +30,9 @@ use crate::error::Error;
 use crate::state::State;
 use crate::values::Fields;
 
+use self::events::Event;
 use self::failure::Failure;
+use self::group_commit::LaneKey;
 use self::read::Filter;
 use self::record::{Index, Record, RowWrite};
 
@@ -88,6 +90,12 @@ pub trait Resource: Sized + Send + Sync + 'static {
     fn source_updated_at(input: &Self::Input) -> Option<DateTime<Utc>>;
     /// The key of a POST body.
     fn key(input: &Self::Input) -> Self::Key;
+    /// What of a key must not be under way twice at the same time.
+    fn lane_keys(store_id: i64, key: &Self::Key) -> Vec<LaneKey>;
+    /// The same of what a POST body carries along.
+    fn companion_keys(_store_id: i64, _input: &Self::Input) -> Vec<LaneKey> {
+        Vec::new()
+    }
     /// The keys that a path segment may mean, in order of preference.
     fn path_keys(segment: &str) -> Vec<Self::Key>;
     /// The external id of a record, if it has one.
@@ -105,6 +113,10 @@ pub trait Resource: Sized + Send + Sync + 'static {
     fn put(input: &Self::Input, current: Option<&Self::Content>) -> Self::Content;
     /// The content after a PATCH.
     fn patch(patch: &Self::Patch, current: &Self::Content) -> Self::Content;
+    /// Whether a POST body carries a companion that is news to the stored content.
+    fn brings_companion(_input: &Self::Input, _current: Option<&Self::Content>) -> bool {
+        false
+    }
     /// Whether the content still lacks what its companions have to give.
     fn needs_companion(_content: &Self::Content) -> bool {
         false
@@ -122,8 +134,13 @@ pub trait Resource: Sized + Send + Sync + 'static {
         keys: &[(i64, Self::Key)],
         locks: Locks<'_>,
     ) -> impl Future<Output = sqlx::Result<Vec<Arc<Record<Self::Content>>>>> + Send;
-    /// Writes rows whose stored version is still the one that they replace; tells how many.
-    fn store(
+    /// Makes rows whose keys are still free; tells how many.
+    fn insert(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Self::Content>],
+    ) -> impl Future<Output = sqlx::Result<u64>> + Send;
+    /// Changes rows whose stored version is still the one that they replace; tells how many.
+    fn update(
         connection: &mut PgConnection,
         rows: &[RowWrite<Self::Content>],
     ) -> impl Future<Output = sqlx::Result<u64>> + Send;
@@ -175,11 +192,13 @@ pub trait Companions<R: Resource>: Default + Send + Sync {
     fn settle(&mut self, arrival: &Arrival<'_, R>, content: &mut R::Content, clock: &Clock);
     /// Places (among the needs) of inputs whose companions need locks that were not taken.
     fn unlocked(&self) -> &[usize];
-    /// Stores what changed, with its events.
+    /// Stores what changed.
     fn store(
         &mut self,
         connection: &mut PgConnection,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// The events of what changed.
+    fn events(&self) -> &[Event];
 }
 
 /// One input on its way into the working set.
@@ -220,5 +239,9 @@ impl<R: Resource> Companions<R> for Alone {
 
     async fn store(&mut self, _: &mut PgConnection) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn events(&self) -> &[Event] {
+        &[]
     }
 }

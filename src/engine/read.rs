@@ -1,18 +1,20 @@
 //! Reading: one record, a page of them, and the cursor between pages.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::record::{Index, Record, RowWrite, Working};
+use super::record::{Index, Record, RowWrite, StoreName, StoreNameRef, Working};
 use super::{Locks, Resource, failure};
 use crate::error::Error;
 use crate::state::State;
+use crate::values::ExternalId;
 
 /// The record that a path names, and what its answer shows besides.
 ///
@@ -199,7 +201,7 @@ impl List<'_> {
 
 /// The index of resources that are named by their external id alone.
 pub struct ByExternalId<R> {
-    ids: HashMap<(i64, String), Uuid>,
+    ids: HashMap<StoreName, Uuid>,
     resource: PhantomData<fn() -> R>,
 }
 
@@ -214,18 +216,32 @@ impl<R> Default for ByExternalId<R> {
 
 impl<R> Index<R> for ByExternalId<R>
 where
-    R: Resource<Key = crate::values::ExternalId>,
+    R: Resource<Key = ExternalId>,
 {
     fn find(&self, store_id: i64, key: &R::Key) -> Option<Uuid> {
-        self.ids.get(&(store_id, key.as_str().to_owned())).copied()
+        self.ids.get(&StoreNameRef(store_id, key.as_str())).copied()
     }
 
-    fn put(&mut self, _: Option<&Record<R::Content>>, record: &Record<R::Content>) {
-        if let Some(external_id) = R::external_id(&record.content) {
-            self.ids
-                .insert((record.store_id, external_id.to_owned()), record.id);
+    fn put(&mut self, former: Option<&Record<R::Content>>, record: &Record<R::Content>) {
+        // Nobody can change this name, so a record that is known stands under it already.
+        if former.is_none()
+            && let Some(external_id) = R::external_id(&record.content)
+        {
+            let name = StoreName(record.store_id, external_id.into());
+            self.ids.insert(name, record.id);
         }
     }
+}
+
+/// Keys as columns for a look-up: each once and sorted, so that neighbours in an index are read
+/// together, and locked in everybody's order.
+#[must_use]
+pub fn key_columns(keys: &[(i64, ExternalId)]) -> (Vec<i64>, Vec<&str>) {
+    let keys: BTreeSet<(i64, &str)> = keys
+        .iter()
+        .map(|(store_id, key)| (*store_id, key.as_str()))
+        .collect();
+    keys.into_iter().unzip()
 }
 
 /// Rows by store and external id.

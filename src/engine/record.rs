@@ -1,9 +1,9 @@
 //! Records in memory: what is stored, and a batch's working set of them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use hashbrown::{Equivalent, HashMap};
 use uuid::Uuid;
 
 use super::Resource;
@@ -50,6 +50,55 @@ pub struct RowWrite<C> {
     pub replaced_version: i64,
 }
 
+/// What rows of every resource have, column by column.
+pub struct Stamps {
+    /// Whose they are.
+    pub store_ids: Vec<i64>,
+    /// The records' ids.
+    pub ids: Vec<Uuid>,
+    /// What the versions are to be.
+    pub versions: Vec<i64>,
+    /// What they were read as.
+    pub replaced: Vec<i64>,
+    /// The caller's own times.
+    pub sources: Vec<Option<DateTime<Utc>>>,
+    /// When they were made.
+    pub created: Vec<DateTime<Utc>>,
+    /// When they changed.
+    pub updated: Vec<DateTime<Utc>>,
+}
+
+impl Stamps {
+    /// The columns of rows.
+    #[must_use]
+    pub fn of<C>(rows: &[RowWrite<C>]) -> Self {
+        let records = || rows.iter().map(|row| &*row.record);
+        Self {
+            store_ids: records().map(|record| record.store_id).collect(),
+            ids: records().map(|record| record.id).collect(),
+            versions: records().map(|record| record.version).collect(),
+            replaced: rows.iter().map(|row| row.replaced_version).collect(),
+            sources: records().map(|record| record.source_updated_at).collect(),
+            created: records().map(|record| record.created_at).collect(),
+            updated: records().map(|record| record.updated_at).collect(),
+        }
+    }
+}
+
+/// A name of something in a store, as a key of maps; looked up without a copy of the name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StoreName(pub i64, pub Box<str>);
+
+/// The same, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StoreNameRef<'a>(pub i64, pub &'a str);
+
+impl Equivalent<StoreName> for StoreNameRef<'_> {
+    fn equivalent(&self, key: &StoreName) -> bool {
+        self.0 == key.0 && *self.1 == *key.1
+    }
+}
+
 /// How a resource's records are found in a working set.
 pub trait Index<R: Resource>: Default + Send + Sync {
     /// The record that a key names.
@@ -79,7 +128,7 @@ impl<R: Resource> Working<R> {
     #[must_use]
     pub fn over(stored: &[Arc<Record<R::Content>>]) -> Self {
         let mut working = Self {
-            entries: HashMap::new(),
+            entries: HashMap::with_capacity(stored.len()),
             index: R::Index::default(),
             events: Vec::new(),
         };

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! load the rows by key, without locks
-//!   └─ apply the writes in order of arrival, in memory          (decide)
-//!        ├─ nothing changes: answer from what was read          no transaction, no lock, no WAL
-//!        └─ begin
-//!             load what the changed ones carry along            (companions: phones, customers)
-//!             apply again, now completely
-//!             store companions and their events
-//!             store rows whose version still stands, and events
-//!             commit → answers
+//!   └─ load what those carry along that bring news              (companions: customers)
+//!        └─ apply the writes in order of arrival, in memory     (decide)
+//!             ├─ nothing changes: answer from what was read     no transaction, no lock, no WAL
+//!             └─ begin
+//!                  who would be made or renamed: lock, load, apply again   (phones)
+//!                  store companions whose version still stands
+//!                  store rows whose version still stands, and all events
+//!                  commit → answers
 //! ```
 //!
 //! A batch is a small serial execution in memory over what was read, followed by a
@@ -22,6 +22,7 @@
 //! attempt that follows a commit without an answer locks the rows and then asks for its event ids:
 //! found means that the commit was done and its answers are given; else the writes are made again.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 
 use super::events::{self, Event};
 use super::failure::Failure;
+use super::group_commit::LaneKey;
 use super::record::{Record, Working};
 use super::request::Conditions;
 use super::transaction::Transaction;
@@ -87,6 +89,16 @@ impl<R: Resource> Write<R> {
             event_id,
             bytes,
         }
+    }
+
+    /// What must not be under way elsewhere while this is written.
+    #[must_use]
+    pub fn lane_keys(&self) -> Vec<LaneKey> {
+        let mut keys = R::lane_keys(self.store_id, &self.key());
+        if let Change::Put(input) = &self.change {
+            keys.extend(R::companion_keys(self.store_id, input));
+        }
+        keys
     }
 
     fn key(&self) -> R::Key {
@@ -239,22 +251,24 @@ struct Batch<'a, R: Resource> {
 struct Applied<R: Resource> {
     working: Working<R>,
     answers: Answers<R>,
-    /// Writes whose content lacks what companions have to give.
-    needs: Vec<usize>,
-    /// Writes that make or rename a record which was not locked.
+    /// Writes that make or rename a record, which has to be locked.
     fresh: Vec<usize>,
+    /// Some content lacks what a companion has to give, for nobody foresaw that it would be needed.
+    incomplete: bool,
+}
+
+/// What an attempt has read.
+struct Read<R: Resource> {
+    stored: Vec<Arc<Record<R::Content>>>,
+    companions: R::Companions,
+    /// The writes for which companions were read.
+    needs: Vec<usize>,
 }
 
 /// A transaction that is ready for its end.
 enum Prepared<R: Resource> {
     Commit(Answers<R>),
     RollBack(Answers<R>),
-}
-
-/// Companions, and the writes for which they were loaded.
-struct Loaded<'c, R: Resource> {
-    companions: &'c mut R::Companions,
-    needs: &'c [usize],
 }
 
 impl<R: Resource> Batch<'_, R> {
@@ -300,67 +314,87 @@ impl<R: Resource> Batch<'_, R> {
             return self.end(transaction, prepared, lost).await;
         }
         let stored = R::load(&mut connection, &self.keys, Locks::None).await?;
-        let mut survey = self.apply(&stored, None);
-        if !survey.changes_anything() {
-            self.complete(
-                &mut connection,
-                &mut survey.answers,
-                &R::Companions::default(),
-            )
-            .await?;
-            return Ok(survey.answers);
+        let working = Working::<R>::over(&stored);
+        let needs = self.needs(&working);
+        let mut companions = R::Companions::default();
+        if !needs.is_empty() {
+            let inputs = self.inputs(&needs);
+            companions
+                .load(&mut connection, &inputs, Locks::None)
+                .await?;
         }
+        let mut applied = self.apply(working, &mut companions, &needs);
+        if !applied.working.is_changed() {
+            self.complete(&mut connection, &mut applied.answers, &companions)
+                .await?;
+            return Ok(applied.answers);
+        }
+        let read = Read {
+            stored,
+            companions,
+            needs,
+        };
         let mut transaction = Transaction::begin_on(connection).await?;
-        let prepared = self.optimistically(&mut transaction, stored, survey).await;
+        let prepared = self.optimistically(&mut transaction, read, applied).await;
         self.end(transaction, prepared, lost).await
+    }
+
+    /// Puts whose companions are looked at, unless it turns out that they change nothing: those that
+    /// bring news, and those whose key comes again, since the first may be news to the second.
+    fn needs(&self, stored: &Working<R>) -> Vec<usize> {
+        let mut seen = HashSet::new();
+        let current: Vec<_> = self
+            .writes
+            .iter()
+            .zip(&self.keys)
+            .map(|(write, (_, key))| stored.find(write.store_id, key))
+            .collect();
+        let again: HashSet<Uuid> = current
+            .iter()
+            .flatten()
+            .map(|record| record.id)
+            .filter(|id| !seen.insert(*id))
+            .collect();
+        let needed = |at: &usize| match (&self.writes[*at].change, current[*at]) {
+            (Change::Patch(..), _) => false,
+            (Change::Put(input), None) => R::brings_companion(input, None),
+            (Change::Put(input), Some(record)) => {
+                R::brings_companion(input, Some(&record.content))
+                    || (again.contains(&record.id) && R::brings_companion(input, None))
+            }
+        };
+        (0..self.writes.len()).filter(needed).collect()
     }
 
     /// Without locks on rows: whoever is faster wins, and this attempt is undone.
     async fn optimistically(
         &self,
         transaction: &mut Transaction,
-        mut stored: Vec<Arc<Record<R::Content>>>,
-        survey: Applied<R>,
+        mut read: Read<R>,
+        mut applied: Applied<R>,
     ) -> Result<Prepared<R>, Failure> {
         let connection = transaction.connection();
-        let locked = survey.fresh.clone();
-        if !locked.is_empty() {
-            stored = R::load(connection, &self.keys, Locks::Fresh(&locked)).await?;
+        let fresh = std::mem::take(&mut applied.fresh);
+        if !fresh.is_empty() {
+            read.stored = R::load(connection, &self.keys, Locks::Fresh(&fresh)).await?;
         }
-        let mut companions = R::Companions::default();
-        let needs = survey.needs.clone();
-        let inputs = self.inputs(&needs);
-        if !needs.is_empty() {
-            companions.load(connection, &inputs, Locks::None).await?;
-        }
-        let mut applied = survey;
-        if !(needs.is_empty() && locked.is_empty()) {
-            applied = self.apply(
-                &stored,
-                Some(Loaded {
-                    companions: &mut companions,
-                    needs: &needs,
-                }),
-            );
-        }
-        let unlocked = companions.unlocked().to_vec();
+        let unlocked = read.companions.unlocked().to_vec();
         if !unlocked.is_empty() {
-            companions
-                .load(connection, &inputs, Locks::Fresh(&unlocked))
-                .await?;
-            applied = self.apply(
-                &stored,
-                Some(Loaded {
-                    companions: &mut companions,
-                    needs: &needs,
-                }),
-            );
+            let inputs = self.inputs(&read.needs);
+            let locks = Locks::Fresh(&unlocked);
+            read.companions.load(connection, &inputs, locks).await?;
         }
-        if !companions.unlocked().is_empty() || applied.fresh.iter().any(|at| !locked.contains(at))
-        {
+        if !(fresh.is_empty() && unlocked.is_empty()) {
+            let working = Working::over(&read.stored);
+            applied = self.apply(working, &mut read.companions, &read.needs);
+        }
+        let is_locked = |at: &usize| fresh.binary_search(at).is_ok();
+        let all_locked =
+            read.companions.unlocked().is_empty() && applied.fresh.iter().all(is_locked);
+        if !all_locked || applied.incomplete {
             return Err(Failure::Conflict);
         }
-        self.store(transaction, applied, companions).await
+        self.store(transaction, applied, read.companions).await
     }
 
     /// With every lock taken before reading.
@@ -381,11 +415,7 @@ impl<R: Resource> Batch<'_, R> {
         if lost.is_some() && events::any_exists(connection, &self.proposed_events()).await? {
             return Ok(Prepared::RollBack(lost.take().unwrap_or_default()));
         }
-        let loaded = Loaded {
-            companions: &mut companions,
-            needs: &needs,
-        };
-        let applied = self.apply(&stored, Some(loaded));
+        let applied = self.apply(Working::over(&stored), &mut companions, &needs);
         self.store(transaction, applied, companions).await
     }
 
@@ -403,6 +433,8 @@ impl<R: Resource> Batch<'_, R> {
         let connection = transaction.connection();
         companions.store(connection).await?;
         store(connection, &applied.working).await?;
+        let events = companions.events().iter().chain(applied.working.events());
+        events::append(connection, events).await?;
         self.complete(connection, &mut applied.answers, &companions)
             .await?;
         Ok(match self.options.ending {
@@ -443,32 +475,27 @@ impl<R: Resource> Batch<'_, R> {
         }
     }
 
-    /// Applies the writes in order of arrival to what was read. Without companions the result is
-    /// only a survey wherever one would be needed.
+    /// Applies the writes in order of arrival to a working set of what was read.
     fn apply(
         &self,
-        stored: &[Arc<Record<R::Content>>],
-        mut loaded: Option<Loaded<'_, R>>,
+        mut working: Working<R>,
+        companions: &mut R::Companions,
+        needs: &[usize],
     ) -> Applied<R> {
         let now = self.state.clock.now();
-        if let Some(loaded) = &mut loaded {
-            loaded.companions.restart();
-        }
-        let mut working = Working::<R>::over(stored);
+        companions.restart();
         let mut answers = Vec::with_capacity(self.writes.len());
-        let (mut needs, mut fresh) = (Vec::new(), Vec::new());
+        let (mut fresh, mut incomplete) = (Vec::new(), false);
         for (at, write) in self.writes.iter().enumerate() {
             let current = working.find(write.store_id, &self.keys[at].1).cloned();
             let mut decision = decide(write, current.as_deref(), now);
             if let Decision::Changed(_, record) = &mut decision {
                 if R::needs_companion(&record.content) {
-                    needs.push(at);
-                    self.settle(at, record, loaded.as_mut(), now);
+                    self.settle(at, record, companions, needs, now);
+                    incomplete |= R::needs_companion(&record.content);
                 }
-                if R::needs_lock(
-                    current.as_deref().map(|record| &record.content),
-                    &record.content,
-                ) {
+                let before = current.as_deref().map(|record| &record.content);
+                if R::needs_lock(before, &record.content) {
                     fresh.push(at);
                 }
             }
@@ -477,8 +504,8 @@ impl<R: Resource> Batch<'_, R> {
         Applied {
             working,
             answers,
-            needs,
             fresh,
+            incomplete,
         }
     }
 
@@ -487,14 +514,12 @@ impl<R: Resource> Batch<'_, R> {
         &self,
         at: usize,
         record: &mut Record<R::Content>,
-        loaded: Option<&mut Loaded<'_, R>>,
+        companions: &mut R::Companions,
+        needs: &[usize],
         now: DateTime<Utc>,
     ) {
         let write = &self.writes[at];
-        let (Some(loaded), Change::Put(input)) = (loaded, &write.change) else {
-            return;
-        };
-        let Ok(place) = loaded.needs.binary_search(&at) else {
+        let (Ok(place), Change::Put(input)) = (needs.binary_search(&at), &write.change) else {
             return;
         };
         let arrival = Arrival {
@@ -504,9 +529,7 @@ impl<R: Resource> Batch<'_, R> {
             source_updated_at: write.source_updated_at,
             now,
         };
-        loaded
-            .companions
-            .settle(&arrival, &mut record.content, &self.state.clock);
+        companions.settle(&arrival, &mut record.content, &self.state.clock);
     }
 
     fn inputs(&self, places: &[usize]) -> Vec<(i64, &R::Input)> {
@@ -546,12 +569,6 @@ impl<R: Resource> Batch<'_, R> {
             written.extra = Some(extra);
         }
         Ok(())
-    }
-}
-
-impl<R: Resource> Applied<R> {
-    fn changes_anything(&self) -> bool {
-        self.working.is_changed()
     }
 }
 
@@ -646,8 +663,7 @@ fn take<R: Resource>(
     })
 }
 
-/// Stores a working set: its rows, provided that each still has the version that was read, and its
-/// events.
+/// Stores the rows of a working set, provided that each still has the version that was read.
 ///
 /// # Errors
 /// `Conflict` when somebody was faster.
@@ -656,15 +672,22 @@ pub async fn store<R: Resource>(
     working: &Working<R>,
 ) -> Result<(), Failure> {
     let rows = working.rows();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let stored = R::store(connection, &rows).await?;
-    if usize::try_from(stored) != Ok(rows.len()) {
+    let (new, stored): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|row| row.replaced_version == 0);
+    // Who holds a new key has all its stored rows already, so nobody waits for it with a row that
+    // it waits for.
+    if !stored.is_empty() && is_short(R::update(connection, &stored).await?, &stored) {
         return Err(Failure::Conflict);
     }
-    events::append(connection, working.events()).await?;
+    if !new.is_empty() && is_short(R::insert(connection, &new).await?, &new) {
+        return Err(Failure::Conflict);
+    }
     Ok(())
+}
+
+/// Whether fewer rows were written than there are.
+fn is_short<T>(written: u64, rows: &[T]) -> bool {
+    usize::try_from(written) != Ok(rows.len())
 }
 
 /// Waits a little before the next attempt, longer each time.

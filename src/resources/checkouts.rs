@@ -17,8 +17,9 @@ use super::customers::embedded::{
 };
 use super::customers::{self, embedded};
 use crate::auth::StoreAccess;
-use crate::engine::read::{ByExternalId, Filter, by_external_id};
-use crate::engine::record::{Record, RowWrite};
+use crate::engine::group_commit::LaneKey;
+use crate::engine::read::{ByExternalId, Filter, by_external_id, key_columns};
+use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Locks, Resource};
 use crate::error::Error;
 use crate::state::State;
@@ -237,6 +238,14 @@ impl Resource for Checkout {
         input.external_id.clone()
     }
 
+    fn lane_keys(store_id: i64, key: &ExternalId) -> Vec<LaneKey> {
+        vec![LaneKey::of(store_id, Self::PATH, key.as_str())]
+    }
+
+    fn companion_keys(store_id: i64, input: &CheckoutInput) -> Vec<LaneKey> {
+        input.customer.identity().lane_keys(store_id)
+    }
+
     fn path_keys(segment: &str) -> Vec<ExternalId> {
         ExternalId::parse(segment).ok().into_iter().collect()
     }
@@ -292,6 +301,11 @@ impl Resource for Checkout {
         content
     }
 
+    fn brings_companion(input: &CheckoutInput, current: Option<&Content>) -> bool {
+        let current = current.map(|content| content.customer);
+        CustomerRef::after(&input.customer, current).id.is_none()
+    }
+
     fn needs_companion(content: &Content) -> bool {
         content.customer.id.is_none()
     }
@@ -305,10 +319,7 @@ impl Resource for Checkout {
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = keys
-            .iter()
-            .map(|(store_id, key)| (*store_id, key.as_str()))
-            .unzip();
+        let (store_ids, external_ids) = key_columns(keys);
         if matches!(locks, Locks::All) {
             lock(connection, &store_ids, &external_ids).await?;
         }
@@ -323,8 +334,18 @@ impl Resource for Checkout {
         customers::id_of(state, store_id, external_id).await
     }
 
-    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-        upsert(connection, rows).await
+    async fn insert(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        insert(connection, rows).await
+    }
+
+    async fn update(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        update(connection, rows).await
     }
 
     async fn page(
@@ -494,7 +515,7 @@ async fn select(
             c.line_items::text as "line_items!", c.tags as "tags: Json<Vec<String>>",
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
             c.updated_at
-        from (select distinct * from unnest($1::bigint[], $2::text[])) as wanted (store_id, external_id)
+        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
         join checkouts c on c.store_id = wanted.store_id and c.external_id = wanted.external_id"#,
         store_ids,
         external_ids as &[&str],
@@ -572,98 +593,143 @@ async fn page_of_customer(
     .await
 }
 
-/// Writes checkouts whose stored version is still the one that they replace; tells how many.
-async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
-    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
-    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
-    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
-    let external_ids: Vec<&str> = contents.iter().map(|c| c.external_id.as_str()).collect();
-    let abandoned: Vec<DateTime<Utc>> = contents.iter().map(|c| c.abandoned_at).collect();
-    let totals: Vec<Decimal> = contents.iter().map(|c| c.total_price).collect();
-    let currencies: Vec<Option<&str>> = contents
-        .iter()
-        .map(|c| c.currency.as_ref().map(Currency::as_str))
-        .collect();
-    let urls: Vec<Option<&str>> = contents.iter().map(|c| c.recovery_url.as_deref()).collect();
-    let statuses: Vec<&str> = contents.iter().map(|c| c.status.as_str()).collect();
-    let customers: Vec<Option<Uuid>> = contents.iter().map(|c| c.customer.id).collect();
-    let digests: Vec<Option<&[u8]>> = contents
-        .iter()
-        .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
-        .collect();
-    let line_items: Vec<&str> = contents.iter().map(|c| c.line_items.as_str()).collect();
-    let tags: Vec<String> = contents.iter().map(|c| c.tags.to_json()).collect();
-    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
-    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
-    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
-    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
-    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
-    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+/// The contents of rows, column by column.
+struct Columns<'a> {
+    external_ids: Vec<&'a str>,
+    abandoned: Vec<DateTime<Utc>>,
+    totals: Vec<Decimal>,
+    currencies: Vec<Option<&'a str>>,
+    urls: Vec<Option<&'a str>>,
+    statuses: Vec<&'a str>,
+    customers: Vec<Option<Uuid>>,
+    digests: Vec<Option<&'a [u8]>>,
+    line_items: Vec<&'a str>,
+    tags: Vec<String>,
+    metadata: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a [RowWrite<Content>]) -> Self {
+        let contents = || rows.iter().map(|row| &row.record.content);
+        Self {
+            external_ids: contents().map(|c| c.external_id.as_str()).collect(),
+            abandoned: contents().map(|c| c.abandoned_at).collect(),
+            totals: contents().map(|c| c.total_price).collect(),
+            currencies: contents()
+                .map(|c| c.currency.as_ref().map(Currency::as_str))
+                .collect(),
+            urls: contents().map(|c| c.recovery_url.as_deref()).collect(),
+            statuses: contents().map(|c| c.status.as_str()).collect(),
+            customers: contents().map(|c| c.customer.id).collect(),
+            digests: contents()
+                .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
+                .collect(),
+            line_items: contents().map(|c| c.line_items.as_str()).collect(),
+            tags: contents().map(|c| c.tags.to_json()).collect(),
+            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+        }
+    }
+}
+
+/// Makes checkouts; tells how many, for a key may be taken meanwhile.
+async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into checkouts (
-            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url,
-            status, customer_id, customer_digest, line_items, tags, metadata, version,
-            replaced_version, source_updated_at, created_at, updated_at
+            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url, status,
+            customer_id, customer_digest, line_items, tags, metadata, version, replaced_version,
+            source_updated_at, created_at, updated_at
         )
         select
-            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url,
-            status, customer_id, customer_digest, line_items::jsonb, tags::jsonb,
-            metadata::jsonb, version, replaced_version, source_updated_at, created_at, updated_at
+            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url, status,
+            customer_id, customer_digest, line_items::jsonb, tags::jsonb, metadata::jsonb, version,
+            replaced_version, source_updated_at, created_at, updated_at
         from unnest(
             $1::bigint[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[], $6::text[],
-            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[],
-            $13::text[], $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[],
-            $18::timestamptz[]
+            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[], $13::text[],
+            $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[], $18::timestamptz[]
         ) as row (
-            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url,
-            status, customer_id, customer_digest, line_items, tags, metadata, version,
-            replaced_version, source_updated_at, created_at, updated_at
+            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url, status,
+            customer_id, customer_digest, line_items, tags, metadata, version, replaced_version,
+            source_updated_at, created_at, updated_at
         )
-        on conflict (store_id, external_id) do update
-        set abandoned_at = excluded.abandoned_at,
-            total_price = excluded.total_price,
-            currency = excluded.currency,
-            recovery_url = excluded.recovery_url,
-            status = excluded.status,
-            customer_id = excluded.customer_id,
+        on conflict (external_id, store_id) do nothing",
+        &stamps.store_ids,
+        &stamps.ids,
+        &columns.external_ids as &[&str],
+        &columns.abandoned,
+        &columns.totals,
+        &columns.currencies as &[Option<&str>],
+        &columns.urls as &[Option<&str>],
+        &columns.statuses as &[&str],
+        &columns.customers as &[Option<Uuid>],
+        &columns.digests as &[Option<&[u8]>],
+        &columns.line_items as &[&str],
+        &columns.tags,
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.created,
+        &stamps.updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Changes checkouts whose stored version is still the one that they replace; tells how many.
+async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
+    let done = sqlx::query!(
+        "update checkouts c
+        set abandoned_at = row.abandoned_at,
+            total_price = row.total_price,
+            currency = row.currency,
+            recovery_url = row.recovery_url,
+            status = row.status,
+            customer_id = row.customer_id,
             -- an erasure may have cleared it since it was read
             customer_digest = case
-                when checkouts.customer_digest is null
-                    and checkouts.customer_id = excluded.customer_id
-                then null
-                else excluded.customer_digest
+                when c.customer_digest is null and c.customer_id = row.customer_id then null
+                else row.customer_digest
             end,
-            line_items = excluded.line_items,
-            tags = excluded.tags,
-            metadata = excluded.metadata,
-            version = excluded.version,
-            replaced_version = excluded.replaced_version,
-            source_updated_at = excluded.source_updated_at,
-            updated_at = excluded.updated_at
-        where checkouts.version = excluded.replaced_version
-            and (
-                checkouts.source_updated_at is null
-                or checkouts.source_updated_at <= excluded.source_updated_at
-            )",
-        &store_ids,
-        &ids,
-        &external_ids as &[&str],
-        &abandoned,
-        &totals,
-        &currencies as &[Option<&str>],
-        &urls as &[Option<&str>],
-        &statuses as &[&str],
-        &customers as &[Option<Uuid>],
-        &digests as &[Option<&[u8]>],
-        &line_items as &[&str],
-        &tags,
-        &metadata as &[&str],
-        &versions,
-        &replaced,
-        &sources as &[Option<DateTime<Utc>>],
-        &created,
-        &updated,
+            line_items = row.line_items::jsonb,
+            tags = row.tags::jsonb,
+            metadata = row.metadata::jsonb,
+            version = row.version,
+            replaced_version = row.replaced_version,
+            source_updated_at = row.source_updated_at,
+            updated_at = row.updated_at
+        from unnest(
+            $1::bigint[], $2::text[], $3::timestamptz[], $4::numeric[], $5::text[], $6::text[],
+            $7::text[], $8::uuid[], $9::bytea[], $10::text[], $11::text[], $12::text[],
+            $13::bigint[], $14::bigint[], $15::timestamptz[], $16::timestamptz[]
+        ) as row (
+            store_id, external_id, abandoned_at, total_price, currency, recovery_url, status, customer_id,
+            customer_digest, line_items, tags, metadata, version, replaced_version,
+            source_updated_at, updated_at
+        )
+        where c.store_id = row.store_id
+            and c.external_id = row.external_id
+            and c.version = row.replaced_version
+            and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)",
+        &stamps.store_ids,
+        &columns.external_ids as &[&str],
+        &columns.abandoned,
+        &columns.totals,
+        &columns.currencies as &[Option<&str>],
+        &columns.urls as &[Option<&str>],
+        &columns.statuses as &[&str],
+        &columns.customers as &[Option<Uuid>],
+        &columns.digests as &[Option<&[u8]>],
+        &columns.line_items as &[&str],
+        &columns.tags,
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.updated,
     )
     .execute(connection)
     .await?;

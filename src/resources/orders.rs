@@ -17,8 +17,9 @@ use super::customers::embedded::{
 };
 use super::customers::{self, embedded};
 use crate::auth::StoreAccess;
-use crate::engine::read::{ByExternalId, Filter, by_external_id};
-use crate::engine::record::{Record, RowWrite};
+use crate::engine::group_commit::LaneKey;
+use crate::engine::read::{ByExternalId, Filter, by_external_id, key_columns};
+use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Locks, Resource};
 use crate::error::Error;
 use crate::state::State;
@@ -215,6 +216,14 @@ impl Resource for Order {
         input.external_id.clone()
     }
 
+    fn lane_keys(store_id: i64, key: &ExternalId) -> Vec<LaneKey> {
+        vec![LaneKey::of(store_id, Self::PATH, key.as_str())]
+    }
+
+    fn companion_keys(store_id: i64, input: &OrderInput) -> Vec<LaneKey> {
+        input.customer.identity().lane_keys(store_id)
+    }
+
     fn path_keys(segment: &str) -> Vec<ExternalId> {
         ExternalId::parse(segment).ok().into_iter().collect()
     }
@@ -257,6 +266,11 @@ impl Resource for Order {
         content
     }
 
+    fn brings_companion(input: &OrderInput, current: Option<&Content>) -> bool {
+        let current = current.map(|content| content.customer);
+        CustomerRef::after(&input.customer, current).id.is_none()
+    }
+
     fn needs_companion(content: &Content) -> bool {
         content.customer.id.is_none()
     }
@@ -270,10 +284,7 @@ impl Resource for Order {
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = keys
-            .iter()
-            .map(|(store_id, key)| (*store_id, key.as_str()))
-            .unzip();
+        let (store_ids, external_ids) = key_columns(keys);
         if matches!(locks, Locks::All) {
             lock(connection, &store_ids, &external_ids).await?;
         }
@@ -288,8 +299,18 @@ impl Resource for Order {
         customers::id_of(state, store_id, external_id).await
     }
 
-    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-        upsert(connection, rows).await
+    async fn insert(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        insert(connection, rows).await
+    }
+
+    async fn update(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        update(connection, rows).await
     }
 
     async fn page(
@@ -450,7 +471,7 @@ async fn select(
             o.line_items::text as "line_items!", o.tags as "tags: Json<Vec<String>>",
             o.metadata::text as "metadata!", o.version, o.source_updated_at, o.created_at,
             o.updated_at
-        from (select distinct * from unnest($1::bigint[], $2::text[])) as wanted (store_id, external_id)
+        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
         join orders o on o.store_id = wanted.store_id and o.external_id = wanted.external_id"#,
         store_ids,
         external_ids as &[&str],
@@ -528,40 +549,49 @@ async fn page_of_customer(
     .await
 }
 
-/// Writes orders whose stored version is still the one that they replace; tells how many.
-async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
-    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
-    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
-    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
-    let external_ids: Vec<&str> = contents.iter().map(|c| c.external_id.as_str()).collect();
-    let placed: Vec<DateTime<Utc>> = contents.iter().map(|c| c.placed_at).collect();
-    let totals: Vec<Decimal> = contents.iter().map(|c| c.total_price).collect();
-    let currencies: Vec<Option<&str>> = contents
-        .iter()
-        .map(|c| c.currency.as_ref().map(Currency::as_str))
-        .collect();
-    let financial: Vec<Option<&str>> = contents
-        .iter()
-        .map(|c| c.financial_status.as_deref())
-        .collect();
-    let fulfillment: Vec<Option<&str>> = contents
-        .iter()
-        .map(|c| c.fulfillment_status.as_deref())
-        .collect();
-    let customers: Vec<Option<Uuid>> = contents.iter().map(|c| c.customer.id).collect();
-    let digests: Vec<Option<&[u8]>> = contents
-        .iter()
-        .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
-        .collect();
-    let line_items: Vec<&str> = contents.iter().map(|c| c.line_items.as_str()).collect();
-    let tags: Vec<String> = contents.iter().map(|c| c.tags.to_json()).collect();
-    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
-    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
-    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
-    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
-    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
-    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+/// The contents of rows, column by column.
+struct Columns<'a> {
+    external_ids: Vec<&'a str>,
+    placed: Vec<DateTime<Utc>>,
+    totals: Vec<Decimal>,
+    currencies: Vec<Option<&'a str>>,
+    financial: Vec<Option<&'a str>>,
+    fulfillment: Vec<Option<&'a str>>,
+    customers: Vec<Option<Uuid>>,
+    digests: Vec<Option<&'a [u8]>>,
+    line_items: Vec<&'a str>,
+    tags: Vec<String>,
+    metadata: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a [RowWrite<Content>]) -> Self {
+        let contents = || rows.iter().map(|row| &row.record.content);
+        Self {
+            external_ids: contents().map(|c| c.external_id.as_str()).collect(),
+            placed: contents().map(|c| c.placed_at).collect(),
+            totals: contents().map(|c| c.total_price).collect(),
+            currencies: contents()
+                .map(|c| c.currency.as_ref().map(Currency::as_str))
+                .collect(),
+            financial: contents().map(|c| c.financial_status.as_deref()).collect(),
+            fulfillment: contents()
+                .map(|c| c.fulfillment_status.as_deref())
+                .collect(),
+            customers: contents().map(|c| c.customer.id).collect(),
+            digests: contents()
+                .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
+                .collect(),
+            line_items: contents().map(|c| c.line_items.as_str()).collect(),
+            tags: contents().map(|c| c.tags.to_json()).collect(),
+            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+        }
+    }
+}
+
+/// Makes orders; tells how many, for a key may be taken meanwhile.
+async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into orders (
             store_id, id, external_id, placed_at, total_price, currency, financial_status,
@@ -574,58 +604,90 @@ async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
             metadata::jsonb, version, replaced_version, source_updated_at, created_at, updated_at
         from unnest(
             $1::bigint[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[], $6::text[],
-            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[],
-            $13::text[], $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[],
-            $18::timestamptz[]
+            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[], $13::text[],
+            $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[], $18::timestamptz[]
         ) as row (
             store_id, id, external_id, placed_at, total_price, currency, financial_status,
             fulfillment_status, customer_id, customer_digest, line_items, tags, metadata, version,
             replaced_version, source_updated_at, created_at, updated_at
         )
-        on conflict (store_id, external_id) do update
-        set placed_at = excluded.placed_at,
-            total_price = excluded.total_price,
-            currency = excluded.currency,
-            financial_status = excluded.financial_status,
-            fulfillment_status = excluded.fulfillment_status,
-            customer_id = excluded.customer_id,
+        on conflict (external_id, store_id) do nothing",
+        &stamps.store_ids,
+        &stamps.ids,
+        &columns.external_ids as &[&str],
+        &columns.placed,
+        &columns.totals,
+        &columns.currencies as &[Option<&str>],
+        &columns.financial as &[Option<&str>],
+        &columns.fulfillment as &[Option<&str>],
+        &columns.customers as &[Option<Uuid>],
+        &columns.digests as &[Option<&[u8]>],
+        &columns.line_items as &[&str],
+        &columns.tags,
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.created,
+        &stamps.updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Changes orders whose stored version is still the one that they replace; tells how many.
+async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
+    let done = sqlx::query!(
+        "update orders o
+        set placed_at = row.placed_at,
+            total_price = row.total_price,
+            currency = row.currency,
+            financial_status = row.financial_status,
+            fulfillment_status = row.fulfillment_status,
+            customer_id = row.customer_id,
             -- an erasure may have cleared it since it was read
             customer_digest = case
-                when orders.customer_digest is null
-                    and orders.customer_id = excluded.customer_id
-                then null
-                else excluded.customer_digest
+                when o.customer_digest is null and o.customer_id = row.customer_id then null
+                else row.customer_digest
             end,
-            line_items = excluded.line_items,
-            tags = excluded.tags,
-            metadata = excluded.metadata,
-            version = excluded.version,
-            replaced_version = excluded.replaced_version,
-            source_updated_at = excluded.source_updated_at,
-            updated_at = excluded.updated_at
-        where orders.version = excluded.replaced_version
-            and (
-                orders.source_updated_at is null
-                or orders.source_updated_at <= excluded.source_updated_at
-            )",
-        &store_ids,
-        &ids,
-        &external_ids as &[&str],
-        &placed,
-        &totals,
-        &currencies as &[Option<&str>],
-        &financial as &[Option<&str>],
-        &fulfillment as &[Option<&str>],
-        &customers as &[Option<Uuid>],
-        &digests as &[Option<&[u8]>],
-        &line_items as &[&str],
-        &tags,
-        &metadata as &[&str],
-        &versions,
-        &replaced,
-        &sources as &[Option<DateTime<Utc>>],
-        &created,
-        &updated,
+            line_items = row.line_items::jsonb,
+            tags = row.tags::jsonb,
+            metadata = row.metadata::jsonb,
+            version = row.version,
+            replaced_version = row.replaced_version,
+            source_updated_at = row.source_updated_at,
+            updated_at = row.updated_at
+        from unnest(
+            $1::bigint[], $2::text[], $3::timestamptz[], $4::numeric[], $5::text[], $6::text[],
+            $7::text[], $8::uuid[], $9::bytea[], $10::text[], $11::text[], $12::text[],
+            $13::bigint[], $14::bigint[], $15::timestamptz[], $16::timestamptz[]
+        ) as row (
+            store_id, external_id, placed_at, total_price, currency, financial_status, fulfillment_status,
+            customer_id, customer_digest, line_items, tags, metadata, version, replaced_version,
+            source_updated_at, updated_at
+        )
+        where o.store_id = row.store_id
+            and o.external_id = row.external_id
+            and o.version = row.replaced_version
+            and (o.source_updated_at is null or o.source_updated_at <= row.source_updated_at)",
+        &stamps.store_ids,
+        &columns.external_ids as &[&str],
+        &columns.placed,
+        &columns.totals,
+        &columns.currencies as &[Option<&str>],
+        &columns.financial as &[Option<&str>],
+        &columns.fulfillment as &[Option<&str>],
+        &columns.customers as &[Option<Uuid>],
+        &columns.digests as &[Option<&[u8]>],
+        &columns.line_items as &[&str],
+        &columns.tags,
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.updated,
     )
     .execute(connection)
     .await?;

@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::StoreAccess;
-use crate::engine::read::{ByExternalId, Filter, by_external_id};
-use crate::engine::record::{Record, RowWrite};
+use crate::engine::group_commit::LaneKey;
+use crate::engine::read::{ByExternalId, Filter, by_external_id, key_columns};
+use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, Resource};
 use crate::values::{
     ExternalId, Fields, FreeJson, FreeObject, HttpUrl, METADATA_BYTES, Text, Timestamp,
@@ -164,6 +165,10 @@ impl Resource for Shipment {
         input.external_id.clone()
     }
 
+    fn lane_keys(store_id: i64, key: &ExternalId) -> Vec<LaneKey> {
+        vec![LaneKey::of(store_id, Self::PATH, key.as_str())]
+    }
+
     fn path_keys(segment: &str) -> Vec<ExternalId> {
         ExternalId::parse(segment).ok().into_iter().collect()
     }
@@ -203,18 +208,25 @@ impl Resource for Shipment {
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = keys
-            .iter()
-            .map(|(store_id, key)| (*store_id, key.as_str()))
-            .unzip();
+        let (store_ids, external_ids) = key_columns(keys);
         if matches!(locks, Locks::All) {
             lock(connection, &store_ids, &external_ids).await?;
         }
         select(connection, &store_ids, &external_ids).await
     }
 
-    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-        upsert(connection, rows).await
+    async fn insert(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        insert(connection, rows).await
+    }
+
+    async fn update(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        update(connection, rows).await
     }
 
     async fn page(
@@ -320,7 +332,7 @@ async fn order_ids(
         .unzip();
     let rows = sqlx::query!(
         "select o.store_id, o.external_id, o.id
-        from (select distinct * from unnest($1::bigint[], $2::text[])) as wanted (store_id, external_id)
+        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
         join orders o on o.store_id = wanted.store_id and o.external_id = wanted.external_id",
         &store_ids,
         &external_ids as &[&str],
@@ -387,7 +399,7 @@ async fn select(
             s.store_id, s.id, s.external_id, s.order_external_id, s.tracking_number,
             s.tracking_url, s.carrier, s.status, s.metadata::text as "metadata!", s.version,
             s.source_updated_at, s.created_at, s.updated_at
-        from (select distinct * from unnest($1::bigint[], $2::text[])) as wanted (store_id, external_id)
+        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
         join shipments s on s.store_id = wanted.store_id and s.external_id = wanted.external_id"#,
         store_ids,
         external_ids as &[&str],
@@ -416,30 +428,35 @@ async fn lock(
     Ok(())
 }
 
-/// Writes shipments whose stored version is still the one that they replace; tells how many.
-async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
-    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
-    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
-    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
-    let external_ids: Vec<&str> = contents.iter().map(|c| c.external_id.as_str()).collect();
-    let orders: Vec<&str> = contents
-        .iter()
-        .map(|c| c.order_external_id.as_str())
-        .collect();
-    let numbers: Vec<Option<&str>> = contents
-        .iter()
-        .map(|c| c.tracking_number.as_deref())
-        .collect();
-    let urls: Vec<Option<&str>> = contents.iter().map(|c| c.tracking_url.as_deref()).collect();
-    let carriers: Vec<Option<&str>> = contents.iter().map(|c| c.carrier.as_deref()).collect();
-    let statuses: Vec<&str> = contents.iter().map(|c| c.status.as_str()).collect();
-    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
-    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
-    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
-    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
-    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
-    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+/// The contents of rows, column by column.
+struct Columns<'a> {
+    external_ids: Vec<&'a str>,
+    orders: Vec<&'a str>,
+    numbers: Vec<Option<&'a str>>,
+    urls: Vec<Option<&'a str>>,
+    carriers: Vec<Option<&'a str>>,
+    statuses: Vec<&'a str>,
+    metadata: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a [RowWrite<Content>]) -> Self {
+        let contents = || rows.iter().map(|row| &row.record.content);
+        Self {
+            external_ids: contents().map(|c| c.external_id.as_str()).collect(),
+            orders: contents().map(|c| c.order_external_id.as_str()).collect(),
+            numbers: contents().map(|c| c.tracking_number.as_deref()).collect(),
+            urls: contents().map(|c| c.tracking_url.as_deref()).collect(),
+            carriers: contents().map(|c| c.carrier.as_deref()).collect(),
+            statuses: contents().map(|c| c.status.as_str()).collect(),
+            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+        }
+    }
+}
+
+/// Makes shipments; tells how many, for a key may be taken meanwhile.
+async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into shipments (
             store_id, id, external_id, order_external_id, tracking_number, tracking_url, carrier,
@@ -457,36 +474,65 @@ async fn upsert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
             store_id, id, external_id, order_external_id, tracking_number, tracking_url, carrier,
             status, metadata, version, replaced_version, source_updated_at, created_at, updated_at
         )
-        on conflict (store_id, external_id) do update
-        set order_external_id = excluded.order_external_id,
-            tracking_number = excluded.tracking_number,
-            tracking_url = excluded.tracking_url,
-            carrier = excluded.carrier,
-            status = excluded.status,
-            metadata = excluded.metadata,
-            version = excluded.version,
-            replaced_version = excluded.replaced_version,
-            source_updated_at = excluded.source_updated_at,
-            updated_at = excluded.updated_at
-        where shipments.version = excluded.replaced_version
-            and (
-                shipments.source_updated_at is null
-                or shipments.source_updated_at <= excluded.source_updated_at
-            )",
-        &store_ids,
-        &ids,
-        &external_ids as &[&str],
-        &orders as &[&str],
-        &numbers as &[Option<&str>],
-        &urls as &[Option<&str>],
-        &carriers as &[Option<&str>],
-        &statuses as &[&str],
-        &metadata as &[&str],
-        &versions,
-        &replaced,
-        &sources as &[Option<DateTime<Utc>>],
-        &created,
-        &updated,
+        on conflict (external_id, store_id) do nothing",
+        &stamps.store_ids,
+        &stamps.ids,
+        &columns.external_ids as &[&str],
+        &columns.orders as &[&str],
+        &columns.numbers as &[Option<&str>],
+        &columns.urls as &[Option<&str>],
+        &columns.carriers as &[Option<&str>],
+        &columns.statuses as &[&str],
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.created,
+        &stamps.updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Changes shipments whose stored version is still the one that they replace; tells how many.
+async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
+    let done = sqlx::query!(
+        "update shipments s
+        set order_external_id = row.order_external_id,
+            tracking_number = row.tracking_number,
+            tracking_url = row.tracking_url,
+            carrier = row.carrier,
+            status = row.status,
+            metadata = row.metadata::jsonb,
+            version = row.version,
+            replaced_version = row.replaced_version,
+            source_updated_at = row.source_updated_at,
+            updated_at = row.updated_at
+        from unnest(
+            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::timestamptz[]
+        ) as row (
+            store_id, external_id, order_external_id, tracking_number, tracking_url, carrier, status,
+            metadata, version, replaced_version, source_updated_at, updated_at
+        )
+        where s.store_id = row.store_id
+            and s.external_id = row.external_id
+            and s.version = row.replaced_version
+            and (s.source_updated_at is null or s.source_updated_at <= row.source_updated_at)",
+        &stamps.store_ids,
+        &columns.external_ids as &[&str],
+        &columns.orders as &[&str],
+        &columns.numbers as &[Option<&str>],
+        &columns.urls as &[Option<&str>],
+        &columns.carriers as &[Option<&str>],
+        &columns.statuses as &[&str],
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.updated,
     )
     .execute(connection)
     .await?;

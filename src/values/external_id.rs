@@ -1,5 +1,7 @@
 //! The caller's own key of a record.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -16,7 +18,7 @@ const MAX_CHARS: usize = 255;
 /// of them a control character, and neither `.` nor `..`, which clients resolve away in a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct ExternalId(String);
+pub struct ExternalId(Arc<str>);
 
 impl ExternalId {
     /// Reads it from a body.
@@ -42,13 +44,13 @@ impl ExternalId {
         if matches!(text, "." | "..") {
             return Err(Faults::one("must not be . or .."));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// An id that the database holds.
     #[must_use]
     pub fn from_stored(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 
     /// As sent.

@@ -1,5 +1,7 @@
 //! Free-form JSON of the caller, stored as `jsonb`.
 
+use std::sync::Arc;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::openapi::RefOr;
@@ -12,9 +14,9 @@ use super::jsonb::{print, sorted};
 use super::number::Exact;
 
 /// JSON in the text that Postgres prints for it. Equal when the content is: neither the order of
-/// members nor `1.0` against `1` counts.
+/// members nor `1.0` against `1` counts. Clones share the text.
 #[derive(Clone, Debug)]
-pub struct FreeJson(String);
+pub struct FreeJson(Arc<RawValue>);
 
 /// The schema of a free object. Only names the schema.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +38,7 @@ impl FreeJson {
         if !matches!(node.value, Value::Object(_)) {
             return Err(Faults::one("must be an object"));
         }
-        print(node, max_compact_bytes).map(Self)
+        print(node, max_compact_bytes).map(Self::of_valid)
     }
 
     /// Reads an array of at most `max_items` objects and `max_compact_bytes`, counted as for
@@ -59,7 +61,7 @@ impl FreeJson {
             }
         }
         match print(node, max_compact_bytes) {
-            Ok(text) => faults.into_result().map(|()| Self(text)),
+            Ok(text) => faults.into_result().map(|()| Self::of_valid(text)),
             Err(inner) => {
                 faults.nest("", inner);
                 Err(faults)
@@ -70,25 +72,31 @@ impl FreeJson {
     /// JSON that the database holds, as it prints it.
     #[must_use]
     pub fn from_stored(text: String) -> Self {
-        Self(text)
+        Self::of_valid(text)
+    }
+
+    /// Checked once more here, so that no answer has to.
+    fn of_valid(text: String) -> Self {
+        let raw = RawValue::from_string(text).expect("printed by us or by Postgres");
+        Self(raw.into())
     }
 
     /// `{}`
     #[must_use]
     pub fn empty_object() -> Self {
-        Self("{}".to_owned())
+        Self::of_valid("{}".to_owned())
     }
 
     /// `[]`
     #[must_use]
     pub fn empty_array() -> Self {
-        Self("[]".to_owned())
+        Self::of_valid("[]".to_owned())
     }
 
     /// The text, as Postgres prints it.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.get()
     }
 }
 
@@ -96,10 +104,11 @@ impl PartialEq for FreeJson {
     /// The texts differ for equal content only by zeros at the end of decimals, so a difference is
     /// looked at closely.
     fn eq(&self, other: &Self) -> bool {
-        if self.0 == other.0 {
+        let (ours, theirs) = (self.as_str(), other.as_str());
+        if ours == theirs {
             return true;
         }
-        match (parse(self.0.as_bytes()), parse(other.0.as_bytes())) {
+        match (parse(ours.as_bytes()), parse(theirs.as_bytes())) {
             (Ok(a), Ok(b)) => same(&a, &b),
             _ => false,
         }
@@ -110,8 +119,7 @@ impl Eq for FreeJson {}
 
 impl Serialize for FreeJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        raw.serialize(serializer)
+        self.0.serialize(serializer)
     }
 }
 

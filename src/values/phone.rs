@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, PhoneNumberUtil, Region};
 use serde::Serialize;
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 40;
 /// A possible phone number in E.164: `+` and the digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct Phone(String);
+pub struct Phone(Arc<str>);
 
 /// How a [`Phone`] may be sent: in any spelling. Only names the schema.
 #[derive(Clone, Copy, Debug)]
@@ -56,14 +56,14 @@ impl Phone {
         let region = default_country.map(Country::region);
         quietly(|util| e164(util, text, region))
             .flatten()
-            .map(Self)
+            .map(|e164| Self(e164.into()))
             .ok_or_else(fault)
     }
 
     /// A number that the database holds.
     #[must_use]
     pub fn from_stored(e164: String) -> Self {
-        Self(e164)
+        Self(e164.into())
     }
 
     /// In E.164.
@@ -92,6 +92,9 @@ fn begins_with_plus(text: &str) -> bool {
 /// the record again. Each reading takes a needless zero away, so few are enough.
 fn e164(util: &PhoneNumberUtil, text: &str, region: Option<Region>) -> Option<String> {
     let mut e164 = read_once(util, text, region)?;
+    if e164 == text {
+        return Some(e164);
+    }
     for _ in 0..8 {
         let again = read_once(util, &e164, None)?;
         if again == e164 {

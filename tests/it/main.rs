@@ -8,6 +8,7 @@ mod documents;
 mod feed;
 mod hang_ups;
 mod identity;
+mod lanes;
 mod layers;
 mod lost_commits;
 mod orders;

@@ -5,9 +5,10 @@
 //! leaves out stays, because an order isn't the customer's home. Several orders of one batch that
 //! carry the same customer are folded into one row, one version, one event.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
@@ -53,6 +54,9 @@ pub struct EmbeddedCustomer {
     pub lifetime_value: Option<Count>,
     /// How often this person has ordered, as the caller counts it.
     pub orders_count: Option<Count>,
+    /// Of all of the above; see [`EmbeddedCustomer::digest`].
+    #[schema(ignore)]
+    digest: [u8; 32],
 }
 
 impl EmbeddedCustomer {
@@ -73,7 +77,7 @@ impl EmbeddedCustomer {
         let orders_count = fields.optional("orders_count", Count::read);
         fields.finish()?;
         let phone = phone.ok_or_else(Faults::default)?;
-        Ok(Self {
+        let mut customer = Self {
             external_id,
             phone,
             first_name,
@@ -83,7 +87,10 @@ impl EmbeddedCustomer {
             tags,
             lifetime_value,
             orders_count,
-        })
+            digest: [0; 32],
+        };
+        customer.digest = customer.digest();
+        Ok(customer)
     }
 
     /// Which record it means.
@@ -97,8 +104,7 @@ impl EmbeddedCustomer {
 
     /// SHA-256 over what was sent, member by member; what is left out takes no part, so that a
     /// member added later leaves old digests as they are.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
+    fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut member = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -186,7 +192,7 @@ impl CustomerRef {
     pub fn after(sent: &EmbeddedCustomer, current: Option<Self>) -> Self {
         let news = Self {
             id: None,
-            digest: Some(sent.digest()),
+            digest: Some(sent.digest),
         };
         match current {
             Some(current) if current == news => current,
@@ -275,6 +281,26 @@ impl EmbeddedCustomers {
         }
         self.change(&current, content, moment, clock);
         current.id
+    }
+
+    /// What is stored; after taking the locks of some places, only those are read again.
+    async fn refreshed(
+        &mut self,
+        connection: &mut PgConnection,
+        keys: &[(i64, Identity)],
+        locks: Locks<'_>,
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let Locks::Fresh(places) = locks else {
+            return identity::load(connection, keys, locks).await;
+        };
+        let keys: Vec<_> = places.iter().map(|at| keys[*at].clone()).collect();
+        let all: Vec<usize> = (0..keys.len()).collect();
+        let read = identity::load(connection, &keys, Locks::Fresh(&all)).await?;
+        let again: HashSet<Uuid> = read.iter().map(|record| record.id).collect();
+        let mut stored = std::mem::take(&mut self.stored);
+        stored.retain(|record| !again.contains(&record.id));
+        stored.extend(read);
+        Ok(stored)
     }
 
     fn note_lock(&mut self, place: usize) {
@@ -371,7 +397,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
             .iter()
             .map(|(store_id, input)| (*store_id, R::customer(input).identity()))
             .collect();
-        let stored = identity::load(connection, &keys, locks).await?;
+        let stored = self.refreshed(connection, &keys, locks).await?;
         *self = Self {
             working: Working::over(&stored),
             stored,
@@ -410,6 +436,10 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
     async fn store(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
         self.hold(connection).await?;
         write::store(connection, &self.working).await
+    }
+
+    fn events(&self) -> &[Event] {
+        self.working.events()
     }
 }
 

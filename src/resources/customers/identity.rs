@@ -23,17 +23,19 @@
 //! A change that neither makes nor adopts needs no such lock: the version check finds a race, and
 //! any order of the two gives the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use hashbrown::{HashMap, HashSet};
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Content, Customer};
 use crate::engine::Locks;
-use crate::engine::record::{Index, Record};
+use crate::engine::group_commit::LaneKey;
+use crate::engine::record::{Index, Record, StoreName, StoreNameRef};
 use crate::values::{ExternalId, FreeJson, Phone, Tags};
 
 /// What names a customer.
@@ -52,6 +54,17 @@ pub enum Identity {
 }
 
 impl Identity {
+    /// The names that no two batches write at once.
+    #[must_use]
+    pub fn lane_keys(&self, store_id: i64) -> Vec<LaneKey> {
+        let named = self.external_id().map(|id| ("external_id", id));
+        let called = self.phone().map(|phone| ("phone", phone));
+        let names = named.into_iter().chain(called);
+        names
+            .map(|(kind, name)| LaneKey::of(store_id, kind, name))
+            .collect()
+    }
+
     fn external_id(&self) -> Option<&str> {
         match self {
             Self::Named(external_id, _) | Self::ExternalId(external_id) => {
@@ -72,16 +85,16 @@ impl Identity {
 /// Customers in memory, by what names them. Erased ones are named by nothing but their id.
 #[derive(Default)]
 pub struct Directory {
-    by_external_id: HashMap<(i64, String), Uuid>,
+    by_external_id: HashMap<StoreName, Uuid>,
     /// Records with this phone, oldest first, and whether they have an external id.
-    by_phone: HashMap<(i64, String), BTreeMap<Uuid, bool>>,
-    ids: BTreeSet<Uuid>,
+    by_phone: HashMap<StoreName, BTreeMap<Uuid, bool>>,
+    ids: HashSet<Uuid>,
 }
 
 impl Directory {
     fn with_phone(&self, store_id: i64, phone: &str) -> impl Iterator<Item = (&Uuid, &bool)> {
         self.by_phone
-            .get(&(store_id, phone.to_owned()))
+            .get(&StoreNameRef(store_id, phone))
             .into_iter()
             .flatten()
     }
@@ -96,9 +109,8 @@ impl Directory {
 impl Index<Customer> for Directory {
     fn find(&self, store_id: i64, key: &Identity) -> Option<Uuid> {
         let named = |id: &ExternalId| {
-            self.by_external_id
-                .get(&(store_id, id.as_str().to_owned()))
-                .copied()
+            let name = StoreNameRef(store_id, id.as_str());
+            self.by_external_id.get(&name).copied()
         };
         match key {
             Identity::Named(id, phone) => {
@@ -117,30 +129,30 @@ impl Index<Customer> for Directory {
 
     fn put(&mut self, former: Option<&Record<Content>>, record: &Record<Content>) {
         let store_id = record.store_id;
+        let content = &record.content;
         if let Some(former) = former.map(|record| &record.content) {
-            if let Some(id) = &former.external_id {
-                self.by_external_id
-                    .remove(&(store_id, id.as_str().to_owned()));
+            if former.external_id == content.external_id && former.phone == content.phone {
+                return;
             }
-            if let Some(phone) = &former.phone
-                && let Some(ids) = self
-                    .by_phone
-                    .get_mut(&(store_id, phone.as_str().to_owned()))
-            {
-                ids.remove(&record.id);
+            if let Some(id) = &former.external_id {
+                let name = StoreNameRef(store_id, id.as_str());
+                self.by_external_id.remove(&name);
+            }
+            if let Some(phone) = &former.phone {
+                let name = StoreNameRef(store_id, phone.as_str());
+                if let Some(ids) = self.by_phone.get_mut(&name) {
+                    ids.remove(&record.id);
+                }
             }
         }
         self.ids.insert(record.id);
-        let content = &record.content;
         if let Some(id) = &content.external_id {
-            self.by_external_id
-                .insert((store_id, id.as_str().to_owned()), record.id);
+            let name = StoreName(store_id, id.as_str().into());
+            self.by_external_id.insert(name, record.id);
         }
         if let Some(phone) = &content.phone {
-            let ids = self
-                .by_phone
-                .entry((store_id, phone.as_str().to_owned()))
-                .or_default();
+            let name = StoreName(store_id, phone.as_str().into());
+            let ids = self.by_phone.entry(name).or_default();
             ids.insert(record.id, content.external_id.is_some());
         }
     }
@@ -311,19 +323,12 @@ impl From<Row> for Record<Content> {
     }
 }
 
-/// The records that keys may mean: by external id, by phone, by id.
-///
-/// Of records that share a phone only the oldest are read, one more than this batch could move away
-/// from it: a till that gives every customer its own number must not make each write read them all.
+/// The records that keys may mean. By phone only those are looked up whose external id names none:
+/// nothing else of a [`Identity::Named`] counts once its record is there.
 async fn select(
     connection: &mut PgConnection,
     keys: &[(i64, Identity)],
 ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-    let external_ids: BTreeSet<(i64, &str)> = keys
-        .iter()
-        .filter_map(|(store_id, key)| Some((*store_id, key.external_id()?)))
-        .collect();
-    let phones: BTreeSet<(i64, &str)> = keys.iter().filter_map(phone_of).collect();
     let ids: BTreeSet<(i64, Uuid)> = keys
         .iter()
         .filter_map(|(store_id, key)| match key {
@@ -331,57 +336,129 @@ async fn select(
             _ => None,
         })
         .collect();
-    let (named_in, external_ids): (Vec<i64>, Vec<&str>) = external_ids.into_iter().unzip();
-    let (called_in, phones): (Vec<i64>, Vec<&str>) = phones.into_iter().unzip();
-    let (known_in, ids): (Vec<i64>, Vec<Uuid>) = ids.into_iter().unzip();
-    let oldest = i64::try_from(keys.len())
-        .unwrap_or(i64::MAX)
-        .saturating_add(1);
-    let rows = sqlx::query_as!(
+    let external_ids: BTreeSet<(i64, &str)> = keys
+        .iter()
+        .filter_map(|(store_id, key)| Some((*store_id, key.external_id()?)))
+        .collect();
+    let mut found = Found::default();
+    if !ids.is_empty() {
+        found.add(by_id(connection, &ids).await?);
+    }
+    if !external_ids.is_empty() {
+        found.add(by_external_id(connection, &external_ids).await?);
+    }
+    let phones: BTreeSet<(i64, &str)> = keys
+        .iter()
+        .filter(|(store_id, key)| !found.names(*store_id, key.external_id()))
+        .filter_map(phone_of)
+        .collect();
+    if !phones.is_empty() {
+        found.add(by_phone(connection, &phones, keys.len()).await?);
+    }
+    Ok(found.records.into_values().collect())
+}
+
+/// What several look-ups found, each record once.
+#[derive(Default)]
+struct Found {
+    records: HashMap<Uuid, Arc<Record<Content>>>,
+    external_ids: HashSet<StoreName>,
+}
+
+impl Found {
+    fn add(&mut self, rows: Vec<Row>) {
+        for row in rows {
+            if let Some(external_id) = &row.external_id {
+                let name = StoreName(row.store_id, external_id.as_str().into());
+                self.external_ids.insert(name);
+            }
+            self.records.insert(row.id, Arc::new(row.into()));
+        }
+    }
+
+    /// Whether a record with this external id was found.
+    fn names(&self, store_id: i64, external_id: Option<&str>) -> bool {
+        external_id.is_some_and(|id| self.external_ids.contains(&StoreNameRef(store_id, id)))
+    }
+}
+
+async fn by_id(
+    connection: &mut PgConnection,
+    ids: &BTreeSet<(i64, Uuid)>,
+) -> sqlx::Result<Vec<Row>> {
+    let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = ids.iter().copied().unzip();
+    sqlx::query_as!(
         Row,
-        r#"with wanted as (
-            select c.store_id, c.id
-            from unnest($1::bigint[], $2::text[]) as named (store_id, external_id)
-            join customers c
-                on c.store_id = named.store_id and c.external_id = named.external_id
-            union
-            select c.store_id, c.id
-            from unnest($3::bigint[], $4::text[]) as called (store_id, phone)
-            cross join lateral (
-                (
-                    select o.store_id, o.id
-                    from customers o
-                    where o.store_id = called.store_id and o.phone = called.phone
-                    order by o.id
-                    limit $5
-                )
-                union all
-                select a.store_id, a.id
-                from customers a
-                where a.store_id = called.store_id
-                    and a.phone = called.phone
-                    and a.external_id is null
-            ) c
-            union
-            select known.store_id, known.id
-            from unnest($6::bigint[], $7::uuid[]) as known (store_id, id)
-        )
-        select
+        r#"select
             c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
             c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
             c.updated_at, c.erased_at
-        from wanted
+        from unnest($1::bigint[], $2::uuid[]) as wanted (store_id, id)
         join customers c on c.store_id = wanted.store_id and c.id = wanted.id"#,
-        &named_in,
-        &external_ids as &[&str],
-        &called_in,
-        &phones as &[&str],
-        oldest,
-        &known_in,
+        &store_ids,
         &ids,
     )
     .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(|row| Arc::new(row.into())).collect())
+    .await
+}
+
+async fn by_external_id(
+    connection: &mut PgConnection,
+    external_ids: &BTreeSet<(i64, &str)>,
+) -> sqlx::Result<Vec<Row>> {
+    let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = external_ids.iter().copied().unzip();
+    sqlx::query_as!(
+        Row,
+        r#"select
+            c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
+            c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
+            c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
+            c.updated_at, c.erased_at
+        from unnest($1::bigint[], $2::text[]) as named (store_id, external_id)
+        join customers c on c.store_id = named.store_id and c.external_id = named.external_id"#,
+        &store_ids,
+        &external_ids as &[&str],
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Of records that share a phone only the oldest are read, one more than this batch could move away
+/// from it: a till that gives every customer its own number must not make each write read them all.
+async fn by_phone(
+    connection: &mut PgConnection,
+    phones: &BTreeSet<(i64, &str)>,
+    keys: usize,
+) -> sqlx::Result<Vec<Row>> {
+    let (store_ids, phones): (Vec<i64>, Vec<&str>) = phones.iter().copied().unzip();
+    let oldest = i64::try_from(keys).unwrap_or(i64::MAX).saturating_add(1);
+    sqlx::query_as!(
+        Row,
+        r#"select
+            c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
+            c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
+            c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
+            c.updated_at, c.erased_at
+        from unnest($1::bigint[], $2::text[]) as called (store_id, phone)
+        cross join lateral (
+            (
+                select o.id
+                from customers o
+                where o.store_id = called.store_id and o.phone = called.phone
+                order by o.id
+                limit $3
+            )
+            union
+            select a.id
+            from customers a
+            where a.store_id = called.store_id and a.phone = called.phone and a.external_id is null
+        ) candidate
+        join customers c on c.store_id = called.store_id and c.id = candidate.id"#,
+        &store_ids,
+        &phones as &[&str],
+        oldest,
+    )
+    .fetch_all(connection)
+    .await
 }

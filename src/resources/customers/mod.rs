@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use self::identity::{Directory, Identity};
 use crate::auth::StoreAccess;
+use crate::engine::group_commit::LaneKey;
 use crate::engine::read::Filter;
-use crate::engine::record::{Record, RowWrite};
+use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, Resource, failure};
 use crate::error::Error;
 use crate::state::State;
@@ -177,6 +178,10 @@ impl Resource for Customer {
         }
     }
 
+    fn lane_keys(store_id: i64, key: &Identity) -> Vec<LaneKey> {
+        key.lane_keys(store_id)
+    }
+
     fn path_keys(segment: &str) -> Vec<Identity> {
         let named = ExternalId::parse(segment).ok().map(Identity::ExternalId);
         let alone = Phone::parse(segment, None).ok().map(Identity::Alone);
@@ -239,8 +244,18 @@ impl Resource for Customer {
         identity::load(connection, keys, locks).await
     }
 
-    async fn store(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-        upsert(connection, rows).await
+    async fn insert(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        insert(connection, rows).await
+    }
+
+    async fn update(
+        connection: &mut PgConnection,
+        rows: &[RowWrite<Content>],
+    ) -> sqlx::Result<u64> {
+        update(connection, rows).await
     }
 
     async fn page(
@@ -391,37 +406,43 @@ fn unique_part(row: &RowWrite<Content>) -> (Option<&str>, Option<&str>) {
     )
 }
 
-/// Writes customers whose stored version is still the one that they replace; tells how many.
-///
-/// # Errors
-/// When the database fails; 23505 when somebody else made the same customer.
-pub async fn upsert(
-    connection: &mut PgConnection,
-    rows: &[RowWrite<Content>],
-) -> sqlx::Result<u64> {
-    let records: Vec<&Record<Content>> = rows.iter().map(|row| &*row.record).collect();
-    let contents: Vec<&Content> = records.iter().map(|record| &record.content).collect();
-    let store_ids: Vec<i64> = records.iter().map(|r| r.store_id).collect();
-    let ids: Vec<Uuid> = records.iter().map(|r| r.id).collect();
-    let external_ids: Vec<Option<&str>> =
-        contents.iter().map(|c| Customer::external_id(c)).collect();
-    let phones: Vec<Option<&str>> = contents
-        .iter()
-        .map(|c| c.phone.as_ref().map(Phone::as_str))
-        .collect();
-    let first_names: Vec<Option<&str>> = contents.iter().map(|c| c.first_name.as_deref()).collect();
-    let last_names: Vec<Option<&str>> = contents.iter().map(|c| c.last_name.as_deref()).collect();
-    let emails: Vec<Option<&str>> = contents.iter().map(|c| c.email.as_deref()).collect();
-    let locales: Vec<Option<&str>> = contents.iter().map(|c| c.locale.as_deref()).collect();
-    let tags: Vec<String> = contents.iter().map(|c| c.tags.to_json()).collect();
-    let values: Vec<Option<i64>> = contents.iter().map(|c| c.lifetime_value).collect();
-    let counts: Vec<Option<i64>> = contents.iter().map(|c| c.orders_count).collect();
-    let metadata: Vec<&str> = contents.iter().map(|c| c.metadata.as_str()).collect();
-    let versions: Vec<i64> = records.iter().map(|r| r.version).collect();
-    let replaced: Vec<i64> = rows.iter().map(|row| row.replaced_version).collect();
-    let sources: Vec<Option<DateTime<Utc>>> = records.iter().map(|r| r.source_updated_at).collect();
-    let created: Vec<DateTime<Utc>> = records.iter().map(|r| r.created_at).collect();
-    let updated: Vec<DateTime<Utc>> = records.iter().map(|r| r.updated_at).collect();
+/// The contents of rows, column by column.
+struct Columns<'a> {
+    external_ids: Vec<Option<&'a str>>,
+    phones: Vec<Option<&'a str>>,
+    first_names: Vec<Option<&'a str>>,
+    last_names: Vec<Option<&'a str>>,
+    emails: Vec<Option<&'a str>>,
+    locales: Vec<Option<&'a str>>,
+    tags: Vec<String>,
+    values: Vec<Option<i64>>,
+    counts: Vec<Option<i64>>,
+    metadata: Vec<&'a str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a [RowWrite<Content>]) -> Self {
+        let contents = || rows.iter().map(|row| &row.record.content);
+        Self {
+            external_ids: contents().map(|c| Customer::external_id(c)).collect(),
+            phones: contents()
+                .map(|c| c.phone.as_ref().map(Phone::as_str))
+                .collect(),
+            first_names: contents().map(|c| c.first_name.as_deref()).collect(),
+            last_names: contents().map(|c| c.last_name.as_deref()).collect(),
+            emails: contents().map(|c| c.email.as_deref()).collect(),
+            locales: contents().map(|c| c.locale.as_deref()).collect(),
+            tags: contents().map(|c| c.tags.to_json()).collect(),
+            values: contents().map(|c| c.lifetime_value).collect(),
+            counts: contents().map(|c| c.orders_count).collect(),
+            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+        }
+    }
+}
+
+/// Makes customers; tells how many, for a key may be taken meanwhile.
+async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into customers (
             store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
@@ -441,44 +462,79 @@ pub async fn upsert(
             lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
             created_at, updated_at
         )
-        on conflict (store_id, id) do update
-        set external_id = excluded.external_id,
-            phone = excluded.phone,
-            first_name = excluded.first_name,
-            last_name = excluded.last_name,
-            email = excluded.email,
-            locale = excluded.locale,
-            tags = excluded.tags,
-            lifetime_value = excluded.lifetime_value,
-            orders_count = excluded.orders_count,
-            metadata = excluded.metadata,
-            version = excluded.version,
-            replaced_version = excluded.replaced_version,
-            source_updated_at = excluded.source_updated_at,
-            updated_at = excluded.updated_at
-        where customers.version = excluded.replaced_version
-            and customers.erased_at is null
-            and (
-                customers.source_updated_at is null
-                or customers.source_updated_at <= excluded.source_updated_at
-            )",
-        &store_ids,
-        &ids,
-        &external_ids as &[Option<&str>],
-        &phones as &[Option<&str>],
-        &first_names as &[Option<&str>],
-        &last_names as &[Option<&str>],
-        &emails as &[Option<&str>],
-        &locales as &[Option<&str>],
-        &tags,
-        &values as &[Option<i64>],
-        &counts as &[Option<i64>],
-        &metadata as &[&str],
-        &versions,
-        &replaced,
-        &sources as &[Option<DateTime<Utc>>],
-        &created,
-        &updated,
+        on conflict do nothing",
+        &stamps.store_ids,
+        &stamps.ids,
+        &columns.external_ids as &[Option<&str>],
+        &columns.phones as &[Option<&str>],
+        &columns.first_names as &[Option<&str>],
+        &columns.last_names as &[Option<&str>],
+        &columns.emails as &[Option<&str>],
+        &columns.locales as &[Option<&str>],
+        &columns.tags,
+        &columns.values as &[Option<i64>],
+        &columns.counts as &[Option<i64>],
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.created,
+        &stamps.updated,
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Changes customers whose stored version is still the one that they replace; tells how many.
+async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
+    let done = sqlx::query!(
+        "update customers c
+        set external_id = row.external_id,
+            phone = row.phone,
+            first_name = row.first_name,
+            last_name = row.last_name,
+            email = row.email,
+            locale = row.locale,
+            tags = row.tags::jsonb,
+            lifetime_value = row.lifetime_value,
+            orders_count = row.orders_count,
+            metadata = row.metadata::jsonb,
+            version = row.version,
+            replaced_version = row.replaced_version,
+            source_updated_at = row.source_updated_at,
+            updated_at = row.updated_at
+        from unnest(
+            $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[],
+            $14::bigint[], $15::timestamptz[], $16::timestamptz[]
+        ) as row (
+            store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
+            lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
+            updated_at
+        )
+        where c.store_id = row.store_id
+            and c.id = row.id
+            and c.version = row.replaced_version
+            and c.erased_at is null
+            and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)",
+        &stamps.store_ids,
+        &stamps.ids,
+        &columns.external_ids as &[Option<&str>],
+        &columns.phones as &[Option<&str>],
+        &columns.first_names as &[Option<&str>],
+        &columns.last_names as &[Option<&str>],
+        &columns.emails as &[Option<&str>],
+        &columns.locales as &[Option<&str>],
+        &columns.tags,
+        &columns.values as &[Option<i64>],
+        &columns.counts as &[Option<i64>],
+        &columns.metadata as &[&str],
+        &stamps.versions,
+        &stamps.replaced,
+        &stamps.sources as &[Option<DateTime<Utc>>],
+        &stamps.updated,
     )
     .execute(connection)
     .await?;

@@ -118,7 +118,7 @@ impl App {
         change(&mut config);
         let options = PgConnectOptions::from_str(&database_url).expect("a valid address");
         let clock = Clock::system();
-        let pool = state::connect_lazily(options.clone(), config.database_max_connections);
+        let pool = state::connect_lazily(options.clone(), config.other_connections());
         let state = State::new(pool, config, clock.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let base = format!("http://{}", listener.local_addr().expect("bound"));
