@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Measures the service against its peers on this machine; `benches/README.md` tells what and why.
+
+    python3 benches/run.py [P1 P2 …] [--quick] [--seconds 10] [--rounds 3] …
+
+Starts everything it needs on temporary folders and free ports, prints Markdown, and cleans up.
+"""
+
+import argparse
+import contextlib
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from lib import content, tools
+from lib.databases import Databases
+from lib.load import Bodies
+from lib.measured import Recorder
+from lib.measures import MEASURES, Bench
+from lib.postgres import Notes, Postgres
+from lib.processes import BenchError
+from lib.report import Report, origin
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOOLS_FOLDER = REPOSITORY / "target" / "bench-tools"
+
+
+def read_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("measures", nargs="*", metavar="P1 … P11", help="none: all of them")
+    parser.add_argument("--seconds", type=int, default=10, help="length of a run (10)")
+    parser.add_argument("--warm-up", type=int, default=3, help="seconds before the first round (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (3)")
+    parser.add_argument("--server", default=REPOSITORY / "target/release/keyfold", type=Path,
+                        help="the binary under test (target/release/keyfold)")
+    parser.add_argument("--orders", dest="orders_file", type=Path,
+                        help="NDJSON of real orders (.gz or not): their line items are sent")
+    parser.add_argument("--preload", dest="orders", type=int, help="orders in the table (1,000,000)")
+    parser.add_argument("--quick", action="store_true", help="little data: shows that it works")
+    parser.add_argument("--only", choices=["keyfold"], help="leave the peers out")
+    parser.add_argument("--profile", action="store_true", help="top statements of each run")
+    parser.add_argument("--work-dir", type=Path, help="where the databases live (temporary)")
+    parser.add_argument("--keep", action="store_true", help="leave the work folder for a later run")
+    parser.add_argument("--out", type=Path, help="write the report to this file too")
+    options = parser.parse_args()
+    unknown = [name for name in options.measures if name.upper() not in MEASURES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    if options.keep and not options.work_dir:
+        parser.error("--keep needs --work-dir")
+    options.measures = [name.upper() for name in options.measures] or list(MEASURES)
+    options.orders = options.orders or (50_000 if options.quick else 1_000_000)
+    options.server = options.server.resolve()
+    if not options.server.exists():
+        parser.error(f"{options.server} is missing: cargo build --release")
+    return options
+
+
+@contextlib.contextmanager
+def work_folder(options):
+    """Where everything of this run lives; gone at the end unless it is to be kept."""
+    if options.work_dir:
+        folder = options.work_dir.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="keyfold-bench-"))
+    # The private Postgres runs as a user of its own and has to reach its folder.
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure(options, folder):
+    """Runs the measures that were asked for; gives the report."""
+    tools.install_wrk()
+    report = Report()
+    line_items = [content.PLAIN_LINE_ITEMS]
+    if options.orders_file:
+        line_items = content.real_line_items(content.read_orders(options.orders_file))
+    bodies = Bodies.in_file(line_items, folder / "line_items.txt")
+    # Costs something, so only where statements are to be shown.
+    settings = {"pg_stat_statements.track_planning": "on"} if options.profile else {}
+    with Postgres(folder / "postgres", **settings) as postgres:
+        databases = Databases(postgres, Notes(folder), options.server)
+        recorder = Recorder(postgres, databases, options.profile)
+        bench = Bench(options, postgres, databases, recorder, report, bodies, folder)
+        for name in options.measures:
+            print(f"{name}: {MEASURES[name].__doc__}", flush=True)
+            MEASURES[name](bench)
+        command = "python3 benches/run.py " + shlex.join(sys.argv[1:])
+        versions = [tools.wrk_version()]
+        return report.markdown(origin(REPOSITORY, command, postgres, options.server.name, versions))
+
+
+def main():
+    options = read_arguments()
+    # Being stopped is an exception like any other: everything is cleaned up on its way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with work_folder(options) as folder:
+            report = measure(options, folder)
+    except BenchError as error:
+        sys.exit(f"FAILED: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print("\n" + report)
+    if options.out:
+        options.out.write_text(report)
+
+
+if __name__ == "__main__":
+    main()
