@@ -1,6 +1,9 @@
 """The measures, by the numbers of the design: what runs against what, and what to reach."""
 
+import contextlib
+
 from . import service as services
+from . import tools
 from .load import Pgbench, Wrk
 from .measured import Expected
 
@@ -87,4 +90,21 @@ def p1(bench):
             row.add(ours.rate, theirs)
 
 
-MEASURES = {"P1": p1}
+def p2(bench):
+    """Single POST, all changed, 256 clients : Fastify and pg with 2 workers writing the same rows."""
+    row = bench.report.row("P2", "256 clients, all changed : Fastify", "/s", must=2.5, aim=4.0)
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(bench.keyfold(bench.keyfold_database()))
+        sides = [("keyfold", server)]
+        if bench.with_peers:
+            tools.install_fastify()
+            peer = services.fastify(bench.peers_database(), bench.folder)
+            sides.append(("Fastify", running.enter_context(peer)))
+        for _, service in sides:
+            bench.warm_up(service, 256)
+        for _ in bench.rounds():
+            runs = [bench.record_wrk("P2", name, service, 256) for name, service in sides]
+            row.add(*(run.rate for run in runs))
+
+
+MEASURES = {"P1": p1, "P2": p2}

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from . import processes
+from .tools import FASTIFY_FOLDER
 
 
 class Service:
@@ -52,3 +53,8 @@ def keyfold(server, database, folder, name="keyfold", **settings):
     for setting, value in settings.items():
         environment[f"KEYFOLD_{setting.upper()}"] = str(value)
     return Service(name, [server, "serve"], database, folder, environment)
+
+
+def fastify(database, folder):
+    """The peer in benches/peers/fastify."""
+    return Service("fastify", ["node", FASTIFY_FOLDER / "server.js"], database, folder, {})
