@@ -82,6 +82,7 @@ class Counts:
     """What is stored, as far as writes show in it."""
 
     order_versions: int
+    customer_versions: int
     order_events: int
     customer_events: int
 
@@ -113,10 +114,15 @@ class Databases:
         rows = self.postgres.query(
             database.name,
             "select coalesce(sum(version), 0) from orders;"
-            "select count(*) filter (where resource = 'orders'),"
-            " count(*) filter (where resource = 'customers') from events;",
+            "select coalesce(sum(version), 0) from customers;"
+            "select count(*) from events where resource = 'orders';"
+            "select count(*) from events where resource = 'customers';",
         )
-        return Counts(int(rows[0][0]), int(rows[1][0]), int(rows[1][1]))
+        return Counts(*(int(row[0]) for row in rows))
+
+    def clear(self, database):
+        """Takes all records out."""
+        self.postgres.query(database.name, "truncate orders, customers, events")
 
     def start_fresh(self, database):
         """Brings it into the state in which every run begins."""

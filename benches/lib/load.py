@@ -5,12 +5,13 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import statistics
 import tempfile
 from pathlib import Path
 
-from . import content, processes
+from . import bulk, content, processes
 from .processes import BenchError
 
 
@@ -54,13 +55,17 @@ class Running:
             _, status, usage = os.wait4(self.process.pid, 0)
             self.process.returncode = os.waitstatus_to_exitcode(status)
         finally:
-            processes.stop(self.process, signal.SIGKILL)
+            self.abandon()
         self.out.seek(0)
         told = self.out.read()
         self.out.close()
         if self.process.returncode != 0:
             raise BenchError(f"{self.arguments[0]} failed:\n{told[-2000:]}")
         return told, usage.ru_utime + usage.ru_stime
+
+    def abandon(self):
+        """Ends it, if it still runs."""
+        processes.stop(self.process, signal.SIGKILL)
 
 
 @dataclasses.dataclass
@@ -113,6 +118,62 @@ class Wrk:
 
     def run(self, service, connections, seconds, **options):
         return self.finish(self.start(service, connections, seconds, **options), connections)
+
+
+class WrkPair:
+    """Half of the connections to each of two services, at the same time."""
+
+    def __init__(self, wrk, first, second):
+        self.wrk = wrk
+        self.services = (first, second)
+
+    def run(self, connections, seconds):
+        half = connections // 2
+        running = []
+        try:
+            for service in self.services:
+                running.append(self.wrk.start(service, half, seconds))
+            loads = [self.wrk.finish(run, half) for run in running]
+        finally:
+            for run in running:
+                run.abandon()
+        return Load(
+            answered=sum(load.answered for load in loads),
+            seconds=max(load.seconds for load in loads),
+            # Of the slower half: latencies of two runs can't be put together.
+            p50_ms=max(load.p50_ms for load in loads),
+            p99_ms=max(load.p99_ms for load in loads),
+            cpu_seconds=sum(load.cpu_seconds for load in loads),
+            refused=sum(load.refused for load in loads),
+            broken=sum(load.broken for load in loads),
+            unfinished=connections,
+        )
+
+
+class Streams:
+    """NDJSON streams, one after the other, one to each of the first stores."""
+
+    def __init__(self, service, resource, stores, make_body):
+        self.service = service
+        self.resource = resource
+        self.stores = stores
+        self.make_body = make_body
+
+    def run(self):
+        began = resource.getrusage(resource.RUSAGE_SELF)
+        first = self.service.database.first_store
+        pushed = [
+            bulk.push(self.service, store, self.resource, self.make_body())
+            for store in range(first, first + self.stores)
+        ]
+        ended = resource.getrusage(resource.RUSAGE_SELF)
+        return Load(
+            answered=sum(stream.rows for stream in pushed),
+            seconds=sum(stream.seconds for stream in pushed),
+            p50_ms=None,
+            p99_ms=None,
+            cpu_seconds=ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime,
+        )
 
 
 class Pgbench:

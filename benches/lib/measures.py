@@ -2,10 +2,20 @@
 
 import contextlib
 
+from . import bulk, content, tools
 from . import service as services
-from . import tools
-from .load import Pgbench, Wrk
+from .copies import Copies
+from .load import Pgbench, Streams, Wrk, WrkPair
 from .measured import Expected
+from .processes import BenchError
+
+# What a replay repeats: few enough to be written anew before each round.
+REPLAYED_KEYS = 50_000
+# The real orders are pushed once into each of so many stores: one file is over too soon to measure.
+BULK_STORES = 4
+ORDERS_A_STORE = 100
+# Real orders share customers, and orders of one batch are folded into one version of theirs.
+SHARED_CUSTOMERS = Expected(uncounted=("customer versions", "customer events"))
 
 
 class Bench:
@@ -45,6 +55,13 @@ class Bench:
     def warm_up(self, service, connections, **options):
         """Unmeasured: connections, prepared statements, caches."""
         self.wrk.run(service, connections, self.options.warm_up, **options)
+
+    def write_fixed_content(self, service, keys):
+        """Puts the content there that the mode `fixed` sends again."""
+        template = content.read_template()
+        items = self.bodies.line_items
+        lines = (content.fixed_order(template, n, items) for n in range(1, keys + 1))
+        bulk.push(service, service.database.first_store, "orders", bulk.chunks(lines))
 
     def record_wrk(self, measure, side, service, connections, expected=Expected(), **options):
         """A measured closed loop over HTTP."""
@@ -107,4 +124,126 @@ def p2(bench):
             row.add(*(run.rate for run in runs))
 
 
-MEASURES = {"P1": p1, "P2": p2}
+def p3(bench):
+    """One client, p50, default settings : the same server with lanes of one."""
+    row = bench.report.row(
+        "P3", "1 client, p50 : no grouping", " ms", must=1.1, aim=1.0, better="lower"
+    )
+    database = bench.keyfold_database()
+    with (
+        bench.keyfold(database) as grouping,
+        bench.keyfold(database, "keyfold-alone", write_batch=1) as alone,
+    ):
+        for service in (grouping, alone):
+            bench.warm_up(service, 1)
+        for _ in bench.rounds():
+            ours = bench.record_wrk("P3", "keyfold", grouping, 1)
+            theirs = bench.record_wrk("P3", "keyfold, batches of 1", alone, 1)
+            row.add(ours.p50_ms, theirs.p50_ms)
+
+
+def p4(bench):
+    """Replay of unchanged content : the same keys changed, at 64 and 256 clients."""
+    database = bench.keyfold_database()
+    keys = min(database.orders, REPLAYED_KEYS)
+    with bench.keyfold(database) as server:
+        for connections in (64, 256):
+            what = f"{connections} clients, replay : changed"
+            row = bench.report.row("P4", what, "/s", must=1.5, aim=2.2)
+            bench.warm_up(server, connections, orders=keys)
+            for _ in bench.rounds():
+                bench.write_fixed_content(server, keys)
+                replay = bench.record_wrk(
+                    "P4", f"replay, {connections} clients", server, connections,
+                    Expected(writes_each=0), mode="fixed", orders=keys,
+                )
+                changed = bench.record_wrk(
+                    "P4", f"changed, {connections} clients", server, connections, orders=keys
+                )
+                row.add(replay.rate, changed.rate)
+
+
+def p5(bench):
+    """NDJSON bulk of real orders : copy of the same rows into the same tables and indexes."""
+    if not bench.options.orders_file:
+        raise BenchError("P5 needs real orders: --orders FILE")
+    orders = content.read_orders(bench.options.orders_file)
+    bulk_row = bench.report.row("P5", "bulk : copy of the orders", " rows/s", must=0.4, aim=0.7)
+    all_row = bench.report.row("P5", "bulk : copy of orders, customers, events", " rows/s")
+    database = bench.databases.empty("bulk", stores=BULK_STORES)
+    copied = bench.databases.empty("copied")
+    copies = Copies(bench.postgres, bench.databases, bench.folder)
+    with bench.keyfold(database) as server:
+        # The first stream is the warm-up.
+        for number in range(bench.options.rounds + 1):
+            bench.databases.clear(database)
+            load = Streams(server, "orders", BULK_STORES, lambda: orders)
+            ours = bench.recorder.record("P5 bulk", database, load.run, [server], SHARED_CUSTOMERS)
+            copies.take(database)
+            alone = copies.put(copied, ["orders"])
+            together = copies.put(copied, ["orders", "customers", "events"])
+            if number == 0:
+                continue
+            bench.report.cost("P5", "keyfold, NDJSON", ours)
+            bulk_row.add(ours.rate, alone)
+            all_row.add(ours.rate, together)
+    bench.databases.drop(database)
+    bench.databases.drop(copied)
+
+
+def p6(bench):
+    """P1 with 5 million orders in the table : with 50 thousand."""
+    large, small = (250_000, 25_000) if bench.options.quick else (5_000_000, 50_000)
+    row = bench.report.row("P6", f"{large:,} orders : {small:,}", "/s", must=0.8, aim=0.95)
+    with (
+        bench.keyfold(bench.databases.filled("large", large), "keyfold-large") as many,
+        bench.keyfold(bench.databases.filled("small", small), "keyfold-small") as few,
+    ):
+        compare(bench, "P6", row, (f"{large:,} orders", many), (f"{small:,} orders", few))
+
+
+def p7(bench):
+    """P1 over 10,000 stores : over one store."""
+    stores = bench.options.orders // ORDERS_A_STORE
+    row = bench.report.row("P7", f"{stores:,} stores : 1 store", "/s", must=0.9, aim=1.0)
+    spread = bench.databases.filled("stores", bench.options.orders, stores)
+    with (
+        bench.keyfold(spread, "keyfold-stores") as many,
+        bench.keyfold(bench.keyfold_database()) as one,
+    ):
+        compare(bench, "P7", row, (f"{stores:,} stores", many), ("1 store", one))
+
+
+def p10(bench):
+    """Two server processes on one database, one hot store : one process."""
+    row = bench.report.row(
+        "P10", "2 processes, 32 clients each : 1 process, 64 clients", "/s", must=0.9, aim=1.0
+    )
+    database = bench.keyfold_database()
+    with (
+        bench.keyfold(database, "keyfold-first") as first,
+        bench.keyfold(database, "keyfold-second") as second,
+    ):
+        pair = WrkPair(bench.wrk, first, second)
+        pair.run(64, bench.options.warm_up)
+        for _ in bench.rounds():
+            ours = bench.recorder.record(
+                "P10 2 processes", database, lambda: pair.run(64, bench.options.seconds),
+                [first, second],
+            )
+            bench.report.cost("P10", "2 processes", ours)
+            theirs = bench.record_wrk("P10", "1 process", first, 64)
+            row.add(ours.rate, theirs.rate)
+
+
+def compare(bench, measure, row, ours, theirs):
+    """Rounds of P1's load on two services, ours and theirs."""
+    for _, service in (ours, theirs):
+        bench.warm_up(service, 64)
+    for _ in bench.rounds():
+        row.add(*(bench.record_wrk(measure, *side, 64).rate for side in (ours, theirs)))
+
+
+MEASURES = {
+    "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7, "P10": p10,
+}

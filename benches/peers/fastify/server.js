@@ -247,10 +247,14 @@ if (cluster.isPrimary) {
       console.error(`fastify serves on http://127.0.0.1:${address.port}`)
     }
   })
-  cluster.on('exit', () => process.exit(1))
+  cluster.on('exit', (_, code) => {
+    if (code !== 0) process.exit(1)
+  })
+  process.on('SIGTERM', () => cluster.disconnect(() => process.exit(0)))
   for (let worker = 0; worker < WORKERS; worker += 1) cluster.fork()
 } else {
-  // A worker whose primary is gone has nothing to do.
+  process.on('SIGTERM', () => {})
+  // A worker whose primary is gone, or wants it to go, has nothing more to do.
   process.on('disconnect', () => process.exit(0))
   build().listen({ port: 0, host: '127.0.0.1' })
 }
