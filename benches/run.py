@@ -8,6 +8,7 @@ Starts everything it needs on temporary folders and free ports, prints Markdown,
 
 import argparse
 import contextlib
+import resource
 import shlex
 import shutil
 import signal
@@ -53,6 +54,7 @@ def read_arguments():
         parser.error("--keep needs --work-dir")
     options.measures = [name.upper() for name in options.measures] or list(MEASURES)
     options.orders = options.orders or (50_000 if options.quick else 1_000_000)
+    options.tools = TOOLS_FOLDER
     options.server = options.server.resolve()
     if not options.server.exists():
         parser.error(f"{options.server} is missing: cargo build --release")
@@ -74,6 +76,12 @@ def work_folder(options):
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def raise_file_limit():
+    """Thousands of connections need as many open files."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def measure(options, folder):
@@ -103,6 +111,7 @@ def main():
     # Being stopped is an exception like any other: everything is cleaned up on its way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        raise_file_limit()
         with work_folder(options) as folder:
             report = measure(options, folder)
     except BenchError as error:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from .processes import BenchError
 
 LINES_A_CHUNK = 500
+# With the end of the line.
+CUSTOMER_LINE_BYTES = 1_000
 
 
 @dataclasses.dataclass
@@ -51,3 +53,13 @@ def chunks(lines):
     lines = iter(lines)
     while group := list(itertools.islice(lines, LINES_A_CHUNK)):
         yield ("\n".join(group) + "\n").encode()
+
+
+def customers(count):
+    """Lines with one new customer each, all of the same length."""
+    for n in range(1, count + 1):
+        line = (
+            f'{{"external_id":"s-{n}","phone":"+336{n:08}","first_name":"Camille","tags":["web"],'
+            f'"metadata":{{"note":"'
+        )
+        yield line.ljust(CUSTOMER_LINE_BYTES - len('"}}\n'), "x") + '"}}'

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -148,6 +149,66 @@ class WrkPair:
             broken=sum(load.broken for load in loads),
             unfinished=connections,
         )
+
+
+class Oha:
+    """An open loop (requests come when they come, however long answers take), and a closed one that
+    tells the latencies of good answers apart from those of refusals.
+
+    Its bodies are lines of a file, drawn at random: each key has `VARIANTS` of them, so now and then
+    a request repeats what its key holds already, and changes nothing.
+    """
+
+    KEYS = 20_000
+    VARIANTS = 20
+
+    def __init__(self, program, folder, bodies):
+        self.program = program
+        self.folder = Path(folder)
+        self.bodies = bodies
+
+    def run(self, service, connections, seconds, rate=None):
+        database = service.database
+        url = f"{service.base_url}/api/v1/stores/{database.first_store}/orders"
+        arguments = [self.program, "--no-tui", "--output-format", "json"]
+        arguments += ["--stats-success-breakdown", "-c", connections, "-z", f"{seconds}s"]
+        arguments += ["--worker-threads", 1, "-m", "POST", "-T", "application/json"]
+        arguments += ["-H", f"Authorization: Bearer {database.key}"]
+        if rate is not None:
+            arguments += ["-q", round(rate), "--latency-correction"]
+        with tempfile.NamedTemporaryFile("w", dir=self.folder) as lines:
+            for body in self._lines(database.orders):
+                lines.write(body + "\n")
+            lines.flush()
+            told, cpu = Running([*arguments, "-Z", lines.name, url], self.folder).finish()
+        seen = json.loads(told)
+        statuses = seen["statusCodeDistribution"]
+        errors = dict(seen["errorDistribution"])
+        errors.pop("aborted due to deadline", None)
+        good = sum(count for status, count in statuses.items() if status.startswith("2"))
+        answered = sum(statuses.values())
+        latencies = seen["latencyPercentilesSuccessful"]
+        return Load(
+            answered=answered,
+            seconds=seen["summary"]["total"],
+            p50_ms=latencies["p50"] * 1000,
+            p99_ms=latencies["p99"] * 1000,
+            cpu_seconds=cpu,
+            refused=answered - good,
+            broken=sum(errors.values()),
+            unfinished=connections,
+        )
+
+    def _lines(self, orders):
+        template = content.read_template()
+        stamp = content.stamp()
+        keys = random.sample(range(1, orders + 1), min(self.KEYS, orders))
+        for variant in range(self.VARIANTS):
+            for n in keys:
+                stamp += 1
+                price = f"{random.randint(100000, 999999)}.{variant:02}"
+                items = random.choice(self.bodies.line_items)
+                yield content.order(template, n, price, stamp, items)
 
 
 class Streams:

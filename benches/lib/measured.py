@@ -13,6 +13,8 @@ class Expected:
 
     # Row versions and events for each good answer: 1 for changes, 0 for replays.
     writes_each: int = 1
+    # The share of requests that may repeat, by chance, what is stored.
+    repeats: float = 0
     # Counts that don't follow from the answers.
     uncounted: tuple = ()
     # Whether the service may turn requests away.
@@ -119,7 +121,7 @@ def check(label, seen, expected, before, after):
         raise BenchError(f"{label}: {seen.broken} requests had no answer")
     if seen.refused and not expected.may_refuse:
         raise BenchError(f"{label}: {seen.refused} of {seen.answered} answers were no success")
-    least = seen.good * expected.writes_each
+    least = int(seen.good * expected.writes_each * (1 - expected.repeats))
     most = (seen.good + seen.unfinished) * expected.writes_each
     stored = {
         "order versions": after.order_versions - before.order_versions,

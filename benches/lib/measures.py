@@ -1,11 +1,12 @@
 """The measures, by the numbers of the design: what runs against what, and what to reach."""
 
 import contextlib
+import dataclasses
 
 from . import bulk, content, tools
 from . import service as services
 from .copies import Copies
-from .load import Pgbench, Streams, Wrk, WrkPair
+from .load import Oha, Pgbench, Streams, Wrk, WrkPair
 from .measured import Expected
 from .processes import BenchError
 
@@ -16,6 +17,9 @@ BULK_STORES = 4
 ORDERS_A_STORE = 100
 # Real orders share customers, and orders of one batch are folded into one version of theirs.
 SHARED_CUSTOMERS = Expected(uncounted=("customer versions", "customer events"))
+ONLY_CUSTOMERS = Expected(uncounted=("order versions", "order events"))
+# oha draws its bodies; twice the expected share of repetitions would be no chance.
+DRAWN = Expected(repeats=2 / Oha.VARIANTS)
 
 
 class Bench:
@@ -69,6 +73,22 @@ class Bench:
             f"{measure} {side}",
             service.database,
             lambda: self.wrk.run(service, connections, self.options.seconds, **options),
+            services=[service],
+            expected=expected,
+        )
+        self.report.cost(measure, side, figures)
+        return figures
+
+    def oha(self):
+        """The open-loop generator, built if need be."""
+        return Oha(tools.install_oha(self.options.tools), self.folder, self.bodies)
+
+    def record_oha(self, measure, side, oha, service, connections, expected, rate=None):
+        """A measured run of oha: an open loop when there is a rate."""
+        figures = self.recorder.record(
+            f"{measure} {side}",
+            service.database,
+            lambda: oha.run(service, connections, self.options.seconds, rate),
             services=[service],
             expected=expected,
         )
@@ -176,7 +196,6 @@ def p5(bench):
     with bench.keyfold(database) as server:
         # The first stream is the warm-up.
         for number in range(bench.options.rounds + 1):
-            bench.databases.clear(database)
             load = Streams(server, "orders", BULK_STORES, lambda: orders)
             ours = bench.recorder.record("P5 bulk", database, load.run, [server], SHARED_CUSTOMERS)
             copies.take(database)
@@ -214,6 +233,44 @@ def p7(bench):
         compare(bench, "P7", row, (f"{stores:,} stores", many), ("1 store", one))
 
 
+def p8(bench):
+    """p99 at half of P1's rate, open loop."""
+    row = bench.report.row(
+        "P8", "p99 at half of the full rate", " ms", must=10, aim=5, better="lower", goal="value"
+    )
+    oha = bench.oha()
+    with bench.keyfold(bench.keyfold_database()) as server:
+        bench.warm_up(server, 64)
+        for _ in bench.rounds():
+            full = bench.record_wrk("P8", "full rate, 64 clients", server, 64)
+            half = bench.record_oha("P8", "half of it", oha, server, 64, DRAWN, full.rate / 2)
+            if half.rate < 0.97 * full.rate / 2:
+                row.note = "the generator or the service did not keep up with the wanted rate"
+            row.add(half.p99_ms)
+
+
+def p9(bench):
+    """Resident memory at 256 clients, and during a large NDJSON stream."""
+    clients = bench.report.row(
+        "P9", "peak memory, 256 clients", " MiB", must=100, aim=60, better="lower", goal="value"
+    )
+    with bench.keyfold(bench.keyfold_database()) as server:
+        for _ in bench.rounds():
+            clients.add(bench.record_wrk("P9", "256 clients", server, 256).peak_mib)
+    lines = (10**8 if bench.options.quick else 10**9) // bulk.CUSTOMER_LINE_BYTES
+    stream = bench.report.row(
+        "P9", f"peak memory, a stream of {lines * bulk.CUSTOMER_LINE_BYTES / 1e6:,.0f} MB", " MiB",
+        must=100, aim=60, better="lower", goal="value",
+    )
+    database = bench.databases.empty("stream")
+    with bench.keyfold(database, "keyfold-stream") as server:
+        load = Streams(server, "customers", 1, lambda: bulk.chunks(bulk.customers(lines)))
+        figures = bench.recorder.record("P9 stream", database, load.run, [server], ONLY_CUSTOMERS)
+        bench.report.cost("P9", "stream", figures)
+        stream.add(figures.peak_mib)
+    bench.databases.drop(database)
+
+
 def p10(bench):
     """Two server processes on one database, one hot store : one process."""
     row = bench.report.row(
@@ -236,6 +293,30 @@ def p10(bench):
             row.add(ours.rate, theirs.rate)
 
 
+def p11(bench):
+    """Good answers at 10 times the load, clients that retry at once : P1's rate."""
+    oha = bench.oha()
+    refusing = Expected(may_refuse=True)
+    drawn = dataclasses.replace(DRAWN, may_refuse=True)
+    with bench.keyfold(bench.keyfold_database()) as server:
+        bench.warm_up(server, 64)
+        for clients in (640, 2_560):
+            rate = bench.report.row(
+                "P11", f"good answers, {clients} clients : 64", "/s", must=0.8, aim=0.9
+            )
+            p99 = bench.report.row(
+                "P11", f"p99 of good answers, {clients} clients", " ms", must=250,
+                better="lower", goal="value",
+            )
+            for _ in bench.rounds():
+                full = bench.record_wrk("P11", "64 clients", server, 64)
+                over = bench.record_wrk("P11", f"{clients} clients", server, clients, refusing)
+                rate.add(over.rate, full.rate)
+                # wrk can't tell the latencies of good answers from those of refusals.
+                over = bench.record_oha("P11", f"{clients} clients, oha", oha, server, clients, drawn)
+                p99.add(over.p99_ms)
+
+
 def compare(bench, measure, row, ours, theirs):
     """Rounds of P1's load on two services, ours and theirs."""
     for _, service in (ours, theirs):
@@ -245,5 +326,6 @@ def compare(bench, measure, row, ours, theirs):
 
 
 MEASURES = {
-    "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7, "P10": p10,
+    "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7, "P8": p8, "P9": p9,
+    "P10": p10, "P11": p11,
 }

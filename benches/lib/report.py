@@ -31,7 +31,7 @@ class Row:
         values = self.ratios if self.goal == "ratio" else self.ours
         if self.must is None or not values:
             return ""
-        if self._reaches(self.aim, values):
+        if self.aim is not None and self._reaches(self.aim, values):
             return "aim"
         return "must" if self._reaches(self.must, values) else "**misses must**"
 
