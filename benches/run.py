@@ -16,9 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lib import content, tools
+from lib import tools
 from lib.databases import Databases
-from lib.load import Bodies
 from lib.measured import Recorder
 from lib.measures import MEASURES, Bench
 from lib.postgres import Notes, Postgres
@@ -33,12 +32,12 @@ def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("measures", nargs="*", metavar="P1 … P11", help="none: all of them")
     parser.add_argument("--seconds", type=int, default=10, help="length of a run (10)")
-    parser.add_argument("--warm-up", type=int, default=3, help="seconds before the first round (3)")
+    parser.add_argument("--warm-up", type=int, default=5, help="seconds before the first round (5)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (3)")
     parser.add_argument("--server", default=REPOSITORY / "target/release/keyfold", type=Path,
                         help="the binary under test (target/release/keyfold)")
     parser.add_argument("--orders", dest="orders_file", type=Path,
-                        help="NDJSON of real orders (.gz or not): their line items are sent")
+                        help="NDJSON of real orders (.gz or not), for P5 and for P1's second profile")
     parser.add_argument("--preload", dest="orders", type=int, help="orders in the table (1,000,000)")
     parser.add_argument("--quick", action="store_true", help="little data: shows that it works")
     parser.add_argument("--only", choices=["keyfold"], help="leave the peers out")
@@ -53,6 +52,11 @@ def read_arguments():
     if options.keep and not options.work_dir:
         parser.error("--keep needs --work-dir")
     options.measures = [name.upper() for name in options.measures] or list(MEASURES)
+    if not options.orders_file and "P5" in options.measures:
+        if options.measures != list(MEASURES):
+            parser.error("P5 needs real orders: --orders FILE")
+        print("P5 is left out: it needs real orders, --orders FILE", flush=True)
+        options.measures.remove("P5")
     options.orders = options.orders or (50_000 if options.quick else 1_000_000)
     options.tools = TOOLS_FOLDER
     options.server = options.server.resolve()
@@ -85,25 +89,25 @@ def raise_file_limit():
 
 
 def measure(options, folder):
-    """Runs the measures that were asked for; gives the report."""
+    """Runs the measures that were asked for; gives the report's text and what failed."""
     tools.install_wrk()
     report = Report()
-    line_items = [content.PLAIN_LINE_ITEMS]
-    if options.orders_file:
-        line_items = content.real_line_items(content.read_orders(options.orders_file))
-    bodies = Bodies.in_file(line_items, folder / "line_items.txt")
     # Costs something, so only where statements are to be shown.
     settings = {"pg_stat_statements.track_planning": "on"} if options.profile else {}
     with Postgres(folder / "postgres", **settings) as postgres:
         databases = Databases(postgres, Notes(folder), options.server)
         recorder = Recorder(postgres, databases, options.profile)
-        bench = Bench(options, postgres, databases, recorder, report, bodies, folder)
+        bench = Bench(options, postgres, databases, recorder, report, folder)
         for name in options.measures:
             print(f"{name}: {MEASURES[name].__doc__}", flush=True)
-            MEASURES[name](bench)
-        command = "python3 benches/run.py " + shlex.join(sys.argv[1:])
-        versions = [tools.wrk_version()]
-        return report.markdown(origin(REPOSITORY, command, postgres, options.server.name, versions))
+            try:
+                MEASURES[name](bench)
+            except BenchError as error:
+                print(f"FAILED {name}: {error}", file=sys.stderr, flush=True)
+                report.failures.append(f"{name}: {error}")
+        command = shlex.join(["python3", "benches/run.py", *sys.argv[1:]])
+        told = origin(REPOSITORY, command, postgres, options.server, tools.versions(options.tools))
+    return report.markdown(told), report.failures
 
 
 def main():
@@ -113,14 +117,16 @@ def main():
     try:
         raise_file_limit()
         with work_folder(options) as folder:
-            report = measure(options, folder)
+            text, failures = measure(options, folder)
     except BenchError as error:
         sys.exit(f"FAILED: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    print("\n" + report)
+    print("\n" + text)
     if options.out:
-        options.out.write_text(report)
+        options.out.write_text(text)
+    if failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,14 @@
 answered. An answer of 200 is no proof of a write."""
 
 import dataclasses
+import os
+import time
 
 from . import processes
 from .processes import BenchError
+
+# The kernel's own work and a shell are below this.
+DISTURBED_PERCENT = 10
 
 
 @dataclasses.dataclass
@@ -33,10 +38,10 @@ class Figures:
     service_cpu: float | None
     postgres_cpu: float
     generator_cpu: float
+    # How much of the machine went to those who take no part; more than a little spoils a run.
+    others_percent: float
     wal_bytes_each: float | None
     peak_mib: float | None
-    # What only some measures look at, by name.
-    extra: dict = dataclasses.field(default_factory=dict)
 
 
 class Recorder:
@@ -54,11 +59,13 @@ class Recorder:
         for service in services:
             processes.reset_peak_memory(service.pid)
         wal = self.postgres.wal_position_bytes()
-        service_cpu = sum(processes.cpu_seconds(service.pid) for service in services)
-        postgres_cpu = processes.cpu_seconds(self.postgres.process.pid)
+        began = time.monotonic()
+        cpu = self._cpu_seconds(services)
         seen = load()
-        postgres_cpu = processes.cpu_seconds(self.postgres.process.pid) - postgres_cpu
-        service_cpu = sum(processes.cpu_seconds(service.pid) for service in services) - service_cpu
+        cpu = {who: now - cpu[who] for who, now in self._cpu_seconds(services).items()}
+        cpu["generator"] = seen.cpu_seconds
+        others = cpu.pop("machine") - sum(cpu.values())
+        others /= (time.monotonic() - began) * os.cpu_count()
         wal = self.postgres.wal_position_bytes() - wal
         peak = max((processes.peak_memory_mib(service.pid) for service in services), default=None)
         self._show_statements(label, database)
@@ -70,14 +77,22 @@ class Recorder:
             p99_ms=seen.p99_ms,
             good=seen.good,
             refused=seen.refused,
-            service_cpu=service_cpu / thousands if services else None,
-            postgres_cpu=postgres_cpu / thousands,
-            generator_cpu=seen.cpu_seconds / thousands,
+            service_cpu=cpu["service"] / thousands if services else None,
+            postgres_cpu=cpu["postgres"] / thousands,
+            generator_cpu=cpu["generator"] / thousands,
+            others_percent=max(others, 0) * 100,
             wal_bytes_each=wal / seen.good if expected.writes_each and seen.good else None,
             peak_mib=peak,
         )
         print(f"  {label}: {line(figures)}", flush=True)
         return figures
+
+    def _cpu_seconds(self, services):
+        return {
+            "service": sum(processes.cpu_seconds(service.pid) for service in services),
+            "postgres": processes.cpu_seconds(self.postgres.process.pid),
+            "machine": processes.machine_cpu_seconds(),
+        }
 
     def _show_statements(self, label, database):
         if not self.show_statements:
@@ -107,6 +122,8 @@ def line(figures):
         parts.append(f"{figures.wal_bytes_each:,.0f} WAL bytes each")
     if figures.peak_mib is not None:
         parts.append(f"{figures.peak_mib:.0f} MiB")
+    if figures.others_percent > DISTURBED_PERCENT:
+        parts.append(f"DISTURBED: others had {figures.others_percent:.0f} % of the machine")
     if figures.refused:
         parts.append(f"{figures.refused:,} refused")
     return "; ".join(parts)

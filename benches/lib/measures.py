@@ -6,9 +6,8 @@ import dataclasses
 from . import bulk, content, tools
 from . import service as services
 from .copies import Copies
-from .load import Oha, Pgbench, Streams, Wrk, WrkPair
+from .load import Bodies, Oha, Pgbench, Streams, Wrk, WrkPair
 from .measured import Expected
-from .processes import BenchError
 
 # What a replay repeats: few enough to be written anew before each round.
 REPLAYED_KEYS = 50_000
@@ -25,15 +24,20 @@ DRAWN = Expected(repeats=2 / Oha.VARIANTS)
 class Bench:
     """What every measure needs: the settings of this run and the parts that do the work."""
 
-    def __init__(self, options, postgres, databases, recorder, report, bodies, folder):
+    def __init__(self, options, postgres, databases, recorder, report, folder):
         self.options = options
         self.postgres = postgres
         self.databases = databases
         self.recorder = recorder
         self.report = report
-        self.bodies = bodies
         self.folder = folder
-        self.wrk = Wrk(folder, bodies)
+        plain = [content.PLAIN_LINE_ITEMS]
+        self.bodies = Bodies.in_file(plain, folder / "plain_line_items.txt")
+        self.real_bodies = None
+        if options.orders_file:
+            real = content.real_line_items(content.read_orders(options.orders_file))
+            self.real_bodies = Bodies.in_file(real, folder / "real_line_items.txt")
+        self.wrk = Wrk(folder, self.bodies)
 
     @property
     def with_peers(self):
@@ -44,11 +48,13 @@ class Bench:
         return services.keyfold(self.options.server, database, self.folder, name, **settings)
 
     def keyfold_database(self):
+        """The one that most measures share."""
         return self.databases.filled("keyfold", self.options.orders)
 
-    def peers_database(self):
+    def peers_database(self, bodies):
+        """The same tables for those who write them with statements of their own."""
         database = self.databases.filled("peers", self.options.orders)
-        self.databases.keep_line_items(database, self.bodies.line_items)
+        self.databases.keep_line_items(database, bodies.line_items)
         return database
 
     def rounds(self):
@@ -67,12 +73,15 @@ class Bench:
         lines = (content.fixed_order(template, n, items) for n in range(1, keys + 1))
         bulk.push(service, service.database.first_store, "orders", bulk.chunks(lines))
 
-    def record_wrk(self, measure, side, service, connections, expected=Expected(), **options):
+    def record_wrk(
+        self, measure, side, service, connections, expected=Expected(), wrk=None, **options
+    ):
         """A measured closed loop over HTTP."""
+        wrk = wrk or self.wrk
         figures = self.recorder.record(
             f"{measure} {side}",
             service.database,
-            lambda: self.wrk.run(service, connections, self.options.seconds, **options),
+            lambda: wrk.run(service, connections, self.options.seconds, **options),
             services=[service],
             expected=expected,
         )
@@ -110,19 +119,28 @@ class Bench:
 def p1(bench):
     """Single POST, all changed, 64 clients : pgbench writing the same rows."""
     row = bench.report.row("P1", "64 clients, all changed : pgbench", "/s", must=1.3, aim=2.0)
+    single_writes_by_pgbench(bench, "P1", row, bench.bodies)
+    if bench.real_bodies:
+        row = bench.report.row("P1", "the same with real line items", "/s")
+        single_writes_by_pgbench(bench, "P1 real", row, bench.real_bodies)
+
+
+def single_writes_by_pgbench(bench, measure, row, bodies):
+    """P1's pair with some line items; the better one of two pgbench runs counts."""
     database = bench.keyfold_database()
+    wrk = Wrk(bench.folder, bodies)
     if bench.with_peers:
-        peers = bench.peers_database()
-        pgbench = Pgbench(bench.postgres, bench.folder, bench.bodies)
+        peers = bench.peers_database(bodies)
+        pgbench = Pgbench(bench.postgres, bench.folder, bodies)
         for clients in (16, 64):
             pgbench.run(peers, clients, bench.options.warm_up)
     with bench.keyfold(database) as server:
-        bench.warm_up(server, 64)
+        wrk.run(server, 64, bench.options.warm_up)
         for _ in bench.rounds():
-            ours = bench.record_wrk("P1", "keyfold, 64 clients", server, 64)
+            ours = bench.record_wrk(measure, "keyfold, 64 clients", server, 64, wrk=wrk)
             theirs = None
             if bench.with_peers:
-                runs = [bench.record_pgbench("P1", pgbench, peers, c) for c in (16, 64)]
+                runs = [bench.record_pgbench(measure, pgbench, peers, c) for c in (16, 64)]
                 theirs = max(run.rate for run in runs)
             row.add(ours.rate, theirs)
 
@@ -135,9 +153,11 @@ def p2(bench):
         sides = [("keyfold", server)]
         if bench.with_peers:
             tools.install_fastify()
-            peer = services.fastify(bench.peers_database(), bench.folder)
+            peer = services.fastify(bench.peers_database(bench.bodies), bench.folder)
             sides.append(("Fastify", running.enter_context(peer)))
         for _, service in sides:
+            # Twice as long: V8 has much to compile.
+            bench.warm_up(service, 256)
             bench.warm_up(service, 256)
         for _ in bench.rounds():
             runs = [bench.record_wrk("P2", name, service, 256) for name, service in sides]
@@ -185,8 +205,6 @@ def p4(bench):
 
 def p5(bench):
     """NDJSON bulk of real orders : copy of the same rows into the same tables and indexes."""
-    if not bench.options.orders_file:
-        raise BenchError("P5 needs real orders: --orders FILE")
     orders = content.read_orders(bench.options.orders_file)
     bulk_row = bench.report.row("P5", "bulk : copy of the orders", " rows/s", must=0.4, aim=0.7)
     all_row = bench.report.row("P5", "bulk : copy of orders, customers, events", " rows/s")

@@ -1,6 +1,7 @@
 """The tables that are printed and kept: medians, spread, ratios, costs, and where they come from."""
 
 import datetime
+import hashlib
 import platform
 import statistics
 from pathlib import Path
@@ -73,6 +74,7 @@ class Report:
     def __init__(self):
         self.rows = []
         self.costs = {}
+        self.failures = []
 
     def row(self, *arguments, **options):
         row = Row(*arguments, **options)
@@ -84,6 +86,7 @@ class Report:
 
     def markdown(self, origin):
         lines = [f"* {line}" for line in origin]
+        lines += [f"* **FAILED** {failure}" for failure in self.failures]
         head = ["", "what", "keyfold", "against", "ratio", "must", "aim", "reaches"]
         lines += ["", *table(head, [row.cells() for row in self.rows])]
         notes = [f"{row.measure}, {row.what}: {row.note}" for row in self.rows if row.note]
@@ -91,7 +94,7 @@ class Report:
         lines += ["", "Medians (least–most) of the rounds; ratios are medians of the rounds' ratios."]
         lines += ["", "Processor seconds are for 1,000 answers.", ""]
         head = ["", "side", "answers/s", "p50 ms", "p99 ms", "service s", "Postgres s",
-                "generator s", "WAL bytes a write", "peak MiB", "refused"]
+                "generator s", "others %", "WAL bytes a write", "peak MiB", "refused"]
         cells = [self._cost_cells(*key, runs) for key, runs in self.costs.items()]
         return "\n".join(lines + table(head, cells)) + "\n"
 
@@ -104,7 +107,7 @@ class Report:
         return [
             measure, side, middle("rate"), middle("p50_ms", 2), middle("p99_ms", 2),
             middle("service_cpu", 3), middle("postgres_cpu", 3), middle("generator_cpu", 3),
-            middle("wal_bytes_each", 0), middle("peak_mib", 0), middle("refused", 0),
+            middle("others_percent", 0), middle("wal_bytes_each", 0), middle("peak_mib", 0), middle("refused", 0),
         ]
 
 
@@ -117,6 +120,7 @@ def table(head, rows):
 def origin(repository, command, postgres, server, versions):
     """Where the figures come from: date, commit, command, machine, programs."""
     commit = _git(repository, "rev-parse", "--short=12", "HEAD")
+    digest = hashlib.sha256(Path(server).read_bytes()).hexdigest()[:12]
     dirty = " with uncommitted changes" if _git(repository, "status", "--porcelain", "-uno") else ""
     cpu = next(
         line.partition(":")[2].strip()
@@ -129,7 +133,7 @@ def origin(repository, command, postgres, server, versions):
         f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit}{dirty}",
         f"`{command}`",
         f"{cores} cores ({cpu}), {memory_gib:.0f} GiB, Linux {platform.release()}",
-        f"{postgres.version()}; server {server}; {', '.join(versions)}",
+        f"{postgres.version()}; server {server.name} (SHA-256 {digest}…); {', '.join(versions)}",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 
 from . import content, processes
 
@@ -35,14 +36,12 @@ def install_fastify():
         processes.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=FASTIFY_FOLDER)
 
 
-def wrk_version():
-    # It prints its version and exits with 1.
-    return "wrk " + os.popen("wrk -v 2>&1").read().split()[1]
-
-
-def oha_version(program):
-    return processes.run([program, "--version"]).strip()
-
-
-def node_version():
-    return "node " + processes.run(["node", "--version"]).strip()
+def versions(folder):
+    """Of the programs that are there."""
+    # wrk prints its version and exits with 1.
+    found = ["wrk " + subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()[1]]
+    if (folder / "bin" / "oha").exists():
+        found.append(processes.run([folder / "bin" / "oha", "--version"]).strip())
+    if shutil.which("node"):
+        found.append("node " + processes.run(["node", "--version"]).strip())
+    return found
