@@ -1,9 +1,10 @@
 -- Closed-loop load: POST of orders that are there, one random key a request.
 --
---   wrk … orders.lua URL -- MODE FIRST_STORE ORDERS_PER_STORE ORDERS STAMP TEMPLATE LINE_ITEMS KEY
+--   wrk -s orders.lua URL -- \
+--     MODE FIRST_STORE ORDERS_PER_STORE ORDERS STAMP TEMPLATE LINE_ITEMS KEY
 --
--- MODE `changed`: no two requests carry the same content, for the order as for its customer, so each
--- of them has to write both and two events. MODE `fixed`: the content of a key is always the same.
+-- MODE `changed`: no two requests carry the same content, for the order as for its customer, so
+-- each of them has to write both and two events. MODE `fixed`: a key's content is always the same.
 -- STAMP is a number that grows from run to run by more than there are requests in a run.
 
 local threads = 0
@@ -61,8 +62,9 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\n{"requests": %d, "duration_us": %d, "refused": %d, "broken": %d, "p50_us": %.1f, "p99_us": %.1f, "max_us": %.1f}\n',
+    '\n{"requests": %d, "duration_us": %d, "refused": %d, "broken": %d, '
+      .. '"p50_us": %.1f, "p99_us": %.1f}\n',
     summary.requests, summary.duration, errors.status,
     errors.connect + errors.read + errors.write + errors.timeout,
-    latency:percentile(50), latency:percentile(99), latency.max))
+    latency:percentile(50), latency:percentile(99)))
 end

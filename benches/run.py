@@ -17,9 +17,10 @@ import tempfile
 from pathlib import Path
 
 from lib import tools
+from lib.bench import Bench
 from lib.databases import Databases
 from lib.measured import Recorder
-from lib.measures import MEASURES, Bench
+from lib.measures import MEASURES
 from lib.postgres import Notes, Postgres
 from lib.processes import BenchError
 from lib.report import Report, origin
@@ -34,11 +35,21 @@ def read_arguments():
     parser.add_argument("--seconds", type=int, default=10, help="length of a run (10)")
     parser.add_argument("--warm-up", type=int, default=5, help="seconds before the first round (5)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (3)")
-    parser.add_argument("--server", default=REPOSITORY / "target/release/keyfold", type=Path,
-                        help="the binary under test (target/release/keyfold)")
-    parser.add_argument("--orders", dest="orders_file", type=Path,
-                        help="NDJSON of real orders (.gz or not), for P5 and for P1's second profile")
-    parser.add_argument("--preload", dest="orders", type=int, help="orders in the table (1,000,000)")
+    parser.add_argument(
+        "--server",
+        default=REPOSITORY / "target/release/keyfold",
+        type=Path,
+        help="the binary under test (target/release/keyfold)",
+    )
+    parser.add_argument(
+        "--orders",
+        dest="orders_file",
+        type=Path,
+        help="NDJSON of real orders (.gz or not), for P5 and for P1's second profile",
+    )
+    parser.add_argument(
+        "--preload", dest="orders", type=int, help="orders in the table (1,000,000)"
+    )
     parser.add_argument("--quick", action="store_true", help="little data: shows that it works")
     parser.add_argument("--only", choices=["keyfold"], help="leave the peers out")
     parser.add_argument("--profile", action="store_true", help="top statements of each run")

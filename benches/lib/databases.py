@@ -1,4 +1,4 @@
-"""The databases of a run: migrated by the service itself, filled by plain SQL, counted afterwards."""
+"""The databases of a run: migrated by the service, filled by plain SQL, counted afterwards."""
 
 import dataclasses
 import json

@@ -155,8 +155,8 @@ class Oha:
     """An open loop (requests come when they come, however long answers take), and a closed one that
     tells the latencies of good answers apart from those of refusals.
 
-    Its bodies are lines of a file, drawn at random: each key has `VARIANTS` of them, so now and then
-    a request repeats what its key holds already, and changes nothing.
+    Its bodies are lines of a file, drawn at random: each key has `VARIANTS` of them, so now and
+    then a request repeats what its key holds already, and changes nothing.
     """
 
     KEYS = 20_000
@@ -167,7 +167,15 @@ class Oha:
         self.folder = Path(folder)
         self.bodies = bodies
 
-    def run(self, service, connections, seconds, rate=None):
+    def write_lines(self, database):
+        """Makes the bodies of a run, before its time begins; gives their file."""
+        file = self.folder / "bodies.ndjson"
+        with open(file, "w") as lines:
+            for body in self._lines(database.orders):
+                lines.write(body + "\n")
+        return file
+
+    def run(self, service, lines, connections, seconds, rate=None):
         database = service.database
         url = f"{service.base_url}/api/v1/stores/{database.first_store}/orders"
         arguments = [self.program, "--no-tui", "--output-format", "json"]
@@ -176,11 +184,7 @@ class Oha:
         arguments += ["-H", f"Authorization: Bearer {database.key}"]
         if rate is not None:
             arguments += ["-q", round(rate), "--latency-correction"]
-        with tempfile.NamedTemporaryFile("w", dir=self.folder) as lines:
-            for body in self._lines(database.orders):
-                lines.write(body + "\n")
-            lines.flush()
-            told, cpu = Running([*arguments, "-Z", lines.name, url], self.folder).finish()
+        told, cpu = Running([*arguments, "-Z", lines, url], self.folder).finish()
         seen = json.loads(told)
         statuses = seen["statusCodeDistribution"]
         errors = dict(seen["errorDistribution"])

@@ -12,7 +12,7 @@ from .processes import BenchError
 DISTURBED_PERCENT = 10
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Expected:
     """What a run has to leave behind."""
 
@@ -24,6 +24,9 @@ class Expected:
     uncounted: tuple = ()
     # Whether the service may turn requests away.
     may_refuse: bool = False
+
+
+ONE_WRITE_EACH = Expected()
 
 
 @dataclasses.dataclass
@@ -52,7 +55,7 @@ class Recorder:
         self.databases = databases
         self.show_statements = show_statements
 
-    def record(self, label, database, load, services=(), expected=Expected()):
+    def record(self, label, database, load, services=(), expected=ONE_WRITE_EACH):
         """Runs `load()` on a database in its fresh state; gives the figures."""
         self.databases.start_fresh(database)
         before = self.databases.count(database)
@@ -97,7 +100,8 @@ class Recorder:
     def _show_statements(self, label, database):
         if not self.show_statements:
             return
-        print(f"\n  top statements of {label} (ms, ms of planning, calls, rows, ms each, WAL bytes each)")
+        print(f"\n  top statements of {label}")
+        print("  (ms, ms of planning, calls, rows, ms each, WAL bytes each)")
         for row in self.databases.top_statements(database):
             print("  {:>9} {:>9} {:>9} {:>9} {:>8} {:>7}  {}".format(*row))
         print(flush=True)
@@ -150,6 +154,5 @@ def check(label, seen, expected, before, after):
         del stored[what]
     for what, count in stored.items():
         if not least <= count <= most:
-            raise BenchError(
-                f"{label}: {seen.good} good answers, but {count} {what} (expected {least} to {most})"
-            )
+            wanted = f"expected {least} to {most}"
+            raise BenchError(f"{label}: {seen.good} good answers, but {count} {what}, {wanted}")

@@ -6,7 +6,7 @@ import dataclasses
 from . import bulk, content, tools
 from . import service as services
 from .copies import Copies
-from .load import Bodies, Oha, Pgbench, Streams, Wrk, WrkPair
+from .load import Oha, Pgbench, Streams, Wrk, WrkPair
 from .measured import Expected
 
 # What a replay repeats: few enough to be written anew before each round.
@@ -19,101 +19,6 @@ SHARED_CUSTOMERS = Expected(uncounted=("customer versions", "customer events"))
 ONLY_CUSTOMERS = Expected(uncounted=("order versions", "order events"))
 # oha draws its bodies; twice the expected share of repetitions would be no chance.
 DRAWN = Expected(repeats=2 / Oha.VARIANTS)
-
-
-class Bench:
-    """What every measure needs: the settings of this run and the parts that do the work."""
-
-    def __init__(self, options, postgres, databases, recorder, report, folder):
-        self.options = options
-        self.postgres = postgres
-        self.databases = databases
-        self.recorder = recorder
-        self.report = report
-        self.folder = folder
-        plain = [content.PLAIN_LINE_ITEMS]
-        self.bodies = Bodies.in_file(plain, folder / "plain_line_items.txt")
-        self.real_bodies = None
-        if options.orders_file:
-            real = content.real_line_items(content.read_orders(options.orders_file))
-            self.real_bodies = Bodies.in_file(real, folder / "real_line_items.txt")
-        self.wrk = Wrk(folder, self.bodies)
-
-    @property
-    def with_peers(self):
-        return self.options.only != "keyfold"
-
-    def keyfold(self, database, name="keyfold", **settings):
-        """The server under test on a database."""
-        return services.keyfold(self.options.server, database, self.folder, name, **settings)
-
-    def keyfold_database(self):
-        """The one that most measures share."""
-        return self.databases.filled("keyfold", self.options.orders)
-
-    def peers_database(self, bodies):
-        """The same tables for those who write them with statements of their own."""
-        database = self.databases.filled("peers", self.options.orders)
-        self.databases.keep_line_items(database, bodies.line_items)
-        return database
-
-    def rounds(self):
-        for number in range(1, self.options.rounds + 1):
-            print(f" round {number}", flush=True)
-            yield number
-
-    def warm_up(self, service, connections, **options):
-        """Unmeasured: connections, prepared statements, caches."""
-        self.wrk.run(service, connections, self.options.warm_up, **options)
-
-    def write_fixed_content(self, service, keys):
-        """Puts the content there that the mode `fixed` sends again."""
-        template = content.read_template()
-        items = self.bodies.line_items
-        lines = (content.fixed_order(template, n, items) for n in range(1, keys + 1))
-        bulk.push(service, service.database.first_store, "orders", bulk.chunks(lines))
-
-    def record_wrk(
-        self, measure, side, service, connections, expected=Expected(), wrk=None, **options
-    ):
-        """A measured closed loop over HTTP."""
-        wrk = wrk or self.wrk
-        figures = self.recorder.record(
-            f"{measure} {side}",
-            service.database,
-            lambda: wrk.run(service, connections, self.options.seconds, **options),
-            services=[service],
-            expected=expected,
-        )
-        self.report.cost(measure, side, figures)
-        return figures
-
-    def oha(self):
-        """The open-loop generator, built if need be."""
-        return Oha(tools.install_oha(self.options.tools), self.folder, self.bodies)
-
-    def record_oha(self, measure, side, oha, service, connections, expected, rate=None):
-        """A measured run of oha: an open loop when there is a rate."""
-        figures = self.recorder.record(
-            f"{measure} {side}",
-            service.database,
-            lambda: oha.run(service, connections, self.options.seconds, rate),
-            services=[service],
-            expected=expected,
-        )
-        self.report.cost(measure, side, figures)
-        return figures
-
-    def record_pgbench(self, measure, pgbench, database, clients):
-        """A measured closed loop straight on the database."""
-        side = f"pgbench, {clients} clients"
-        figures = self.recorder.record(
-            f"{measure} {side}",
-            database,
-            lambda: pgbench.run(database, clients, self.options.seconds),
-        )
-        self.report.cost(measure, side, figures)
-        return figures
 
 
 def p1(bench):
@@ -146,7 +51,7 @@ def single_writes_by_pgbench(bench, measure, row, bodies):
 
 
 def p2(bench):
-    """Single POST, all changed, 256 clients : Fastify and pg with 2 workers writing the same rows."""
+    """Single POST, all changed, 256 clients : Fastify and pg, 2 workers, writing the same rows."""
     row = bench.report.row("P2", "256 clients, all changed : Fastify", "/s", must=2.5, aim=4.0)
     with contextlib.ExitStack() as running:
         server = running.enter_context(bench.keyfold(bench.keyfold_database()))
@@ -194,8 +99,13 @@ def p4(bench):
             for _ in bench.rounds():
                 bench.write_fixed_content(server, keys)
                 replay = bench.record_wrk(
-                    "P4", f"replay, {connections} clients", server, connections,
-                    Expected(writes_each=0), mode="fixed", orders=keys,
+                    "P4",
+                    f"replay, {connections} clients",
+                    server,
+                    connections,
+                    Expected(writes_each=0),
+                    mode="fixed",
+                    orders=keys,
                 )
                 changed = bench.record_wrk(
                     "P4", f"changed, {connections} clients", server, connections, orders=keys
@@ -277,8 +187,13 @@ def p9(bench):
             clients.add(bench.record_wrk("P9", "256 clients", server, 256).peak_mib)
     lines = (10**8 if bench.options.quick else 10**9) // bulk.CUSTOMER_LINE_BYTES
     stream = bench.report.row(
-        "P9", f"peak memory, a stream of {lines * bulk.CUSTOMER_LINE_BYTES / 1e6:,.0f} MB", " MiB",
-        must=100, aim=60, better="lower", goal="value",
+        "P9",
+        f"peak memory, a stream of {lines * bulk.CUSTOMER_LINE_BYTES / 1e6:,.0f} MB",
+        " MiB",
+        must=100,
+        aim=60,
+        better="lower",
+        goal="value",
     )
     database = bench.databases.empty("stream")
     with bench.keyfold(database, "keyfold-stream") as server:
@@ -303,7 +218,9 @@ def p10(bench):
         pair.run(64, bench.options.warm_up)
         for _ in bench.rounds():
             ours = bench.recorder.record(
-                "P10 2 processes", database, lambda: pair.run(64, bench.options.seconds),
+                "P10 2 processes",
+                database,
+                lambda: pair.run(64, bench.options.seconds),
                 [first, second],
             )
             bench.report.cost("P10", "2 processes", ours)
@@ -323,15 +240,21 @@ def p11(bench):
                 "P11", f"good answers, {clients} clients : 64", "/s", must=0.8, aim=0.9
             )
             p99 = bench.report.row(
-                "P11", f"p99 of good answers, {clients} clients", " ms", must=250,
-                better="lower", goal="value",
+                "P11",
+                f"p99 of good answers, {clients} clients",
+                " ms",
+                must=250,
+                better="lower",
+                goal="value",
             )
             for _ in bench.rounds():
                 full = bench.record_wrk("P11", "64 clients", server, 64)
                 over = bench.record_wrk("P11", f"{clients} clients", server, clients, refusing)
                 rate.add(over.rate, full.rate)
                 # wrk can't tell the latencies of good answers from those of refusals.
-                over = bench.record_oha("P11", f"{clients} clients, oha", oha, server, clients, drawn)
+                over = bench.record_oha(
+                    "P11", f"{clients} clients, oha", oha, server, clients, drawn
+                )
                 p99.add(over.p99_ms)
 
 
@@ -344,6 +267,15 @@ def compare(bench, measure, row, ours, theirs):
 
 
 MEASURES = {
-    "P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P7": p7, "P8": p8, "P9": p9,
-    "P10": p10, "P11": p11,
+    "P1": p1,
+    "P2": p2,
+    "P3": p3,
+    "P4": p4,
+    "P5": p5,
+    "P6": p6,
+    "P7": p7,
+    "P8": p8,
+    "P9": p9,
+    "P10": p10,
+    "P11": p11,
 }

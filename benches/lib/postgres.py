@@ -22,8 +22,8 @@ SETTINGS = {
     "max_wal_size": "4GB",
     "min_wal_size": "2GB",
     "checkpoint_timeout": "30min",
-    # It would come by in one run and not in another, and for a database that isn't under load. Every
-    # run begins vacuumed instead, and none is long enough to need it.
+    # It would come by in one run and not in another, and for a database that isn't under load.
+    # Every run begins vacuumed instead, and none is long enough to need it.
     "autovacuum": "off",
     # What the service's own private Postgres sets.
     "wal_compression": "lz4",
@@ -48,7 +48,7 @@ def find_programs():
 
 
 class Postgres:
-    """A server on a folder of ours, for as long as the `with` lasts; the folder's data may be kept."""
+    """A server on a folder of ours, for as long as the `with` lasts; its data may be kept."""
 
     def __init__(self, folder, **settings):
         self.settings = SETTINGS | settings

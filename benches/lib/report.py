@@ -1,4 +1,4 @@
-"""The tables that are printed and kept: medians, spread, ratios, costs, and where they come from."""
+"""The tables that are printed and kept: medians, spread, ratios, costs, and their origin."""
 
 import datetime
 import hashlib
@@ -58,7 +58,9 @@ def spread(values, unit, digits=None):
     """The median and, in brackets, the least and the most."""
     if not values:
         return "–"
-    shown = [number(value, digits) for value in (statistics.median(values), min(values), max(values))]
+    shown = [
+        number(value, digits) for value in (statistics.median(values), min(values), max(values))
+    ]
     return f"{shown[0]}{unit} ({shown[1]}–{shown[2]})"
 
 
@@ -91,10 +93,25 @@ class Report:
         lines += ["", *table(head, [row.cells() for row in self.rows])]
         notes = [f"{row.measure}, {row.what}: {row.note}" for row in self.rows if row.note]
         lines += ["", *(f"* {note}" for note in notes)] if notes else []
-        lines += ["", "Medians (least–most) of the rounds; ratios are medians of the rounds' ratios."]
+        lines += [
+            "",
+            "Medians (least–most) of the rounds; ratios are medians of the rounds' ratios.",
+        ]
         lines += ["", "Processor seconds are for 1,000 answers.", ""]
-        head = ["", "side", "answers/s", "p50 ms", "p99 ms", "service s", "Postgres s",
-                "generator s", "others %", "WAL bytes a write", "peak MiB", "refused"]
+        head = [
+            "",
+            "side",
+            "answers/s",
+            "p50 ms",
+            "p99 ms",
+            "service s",
+            "Postgres s",
+            "generator s",
+            "others %",
+            "WAL bytes a write",
+            "peak MiB",
+            "refused",
+        ]
         cells = [self._cost_cells(*key, runs) for key, runs in self.costs.items()]
         return "\n".join(lines + table(head, cells)) + "\n"
 
@@ -105,9 +122,18 @@ class Report:
             return number(statistics.median(values), digits) if values else "–"
 
         return [
-            measure, side, middle("rate"), middle("p50_ms", 2), middle("p99_ms", 2),
-            middle("service_cpu", 3), middle("postgres_cpu", 3), middle("generator_cpu", 3),
-            middle("others_percent", 0), middle("wal_bytes_each", 0), middle("peak_mib", 0), middle("refused", 0),
+            measure,
+            side,
+            middle("rate"),
+            middle("p50_ms", 2),
+            middle("p99_ms", 2),
+            middle("service_cpu", 3),
+            middle("postgres_cpu", 3),
+            middle("generator_cpu", 3),
+            middle("others_percent", 0),
+            middle("wal_bytes_each", 0),
+            middle("peak_mib", 0),
+            middle("refused", 0),
         ]
 
 
@@ -128,9 +154,10 @@ def origin(repository, command, postgres, server, versions):
         if line.startswith("model name")
     )
     cores = Path("/proc/cpuinfo").read_text().count("processor\t")
+    now = datetime.datetime.now(datetime.UTC)
     memory_gib = int(Path("/proc/meminfo").read_text().split()[1]) / 1024**2
     return [
-        f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit}{dirty}",
+        f"{now:%Y-%m-%d %H:%M} UTC, commit {commit}{dirty}",
         f"`{command}`",
         f"{cores} cores ({cpu}), {memory_gib:.0f} GiB, Linux {platform.release()}",
         f"{postgres.version()}; server {server.name} (SHA-256 {digest}…); {', '.join(versions)}",

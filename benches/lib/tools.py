@@ -39,7 +39,9 @@ def install_fastify():
 def versions(folder):
     """Of the programs that are there."""
     # wrk prints its version and exits with 1.
-    found = ["wrk " + subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()[1]]
+    found = [
+        "wrk " + subprocess.run(["wrk", "-v"], capture_output=True, text=True).stdout.split()[1]
+    ]
     if (folder / "bin" / "oha").exists():
         found.append(processes.run([folder / "bin" / "oha", "--version"]).strip())
     if shutil.which("node"):

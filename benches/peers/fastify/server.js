@@ -1,5 +1,5 @@
-// The peer of P2: the same upsert of an order with its customer and both events, as a competent Node
-// developer would write it. Two workers, a pool of connections each, one prepared statement a
+// The peer of P2: the same upsert of an order with its customer and both events, as a competent
+// Node developer would write it. Two workers, a pool of connections each, one prepared statement a
 // request, validation and answers by JSON schema, keys checked against the same table.
 
 'use strict'
@@ -16,6 +16,7 @@ const WORKERS = 2
 const CONNECTIONS_A_WORKER = Number(process.env.FASTIFY_CONNECTIONS || 8)
 const REMEMBERED_MS = 2500
 
+const anything = { type: 'object', additionalProperties: true }
 const text = (maxLength) => ({ type: ['string', 'null'], maxLength })
 const tags = { type: 'array', maxItems: 250, items: { type: 'string', maxLength: 255 } }
 const money = { type: 'string', pattern: '^\\d{1,15}(\\.\\d{1,4})?$' }
@@ -47,9 +48,9 @@ const orderIn = {
     financial_status: text(64),
     fulfillment_status: text(64),
     customer: customerIn,
-    line_items: { type: 'array', maxItems: 5000, items: { type: 'object', additionalProperties: true } },
+    line_items: { type: 'array', maxItems: 5000, items: anything },
     tags,
-    metadata: { type: 'object', additionalProperties: true }
+    metadata: anything
   }
 }
 
@@ -80,9 +81,9 @@ const orderOut = {
         lifetime_value: { type: ['integer', 'null'] }
       }
     },
-    line_items: { type: 'array', items: { type: 'object', additionalProperties: true } },
+    line_items: { type: 'array', items: anything },
     tags: { type: 'array', items: { type: 'string' } },
-    metadata: { type: 'object', additionalProperties: true },
+    metadata: anything,
     version: { type: 'integer' },
     created_at: moment,
     updated_at: moment
@@ -228,7 +229,8 @@ function build () {
       (key.store_id === null || key.store_id === Number(request.params.store_id))
     if (!isOpen) return reply.code(403).send({ code: 'store_forbidden' })
   })
-  const params = { type: 'object', properties: { store_id: { type: 'string', pattern: '^\\d{1,18}$' } } }
+  const storeId = { type: 'string', pattern: '^\\d{1,18}$' }
+  const params = { type: 'object', properties: { store_id: storeId } }
   const schema = { params, body: orderIn, response: { 200: orderOut, 201: orderOut } }
   app.post('/api/v1/stores/:store_id/orders', { schema }, async (request, reply) => {
     const parameters = values(request.params.store_id, request.body)
