@@ -1,4 +1,5 @@
 \set n random(1, :orders)
+\set item random(1, :items)
 \set price random(10000000, 99999999)
 \set step :step + 1
 with customer as (

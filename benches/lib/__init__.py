@@ -1,2 +1,2 @@
-"""The parts of `benches/run.py`, from the machine up: processes, postgres, database, load, service,
-measured, measures, report."""
+"""The parts of `benches/run.py`, from the machine up: processes and tools; postgres and databases;
+content, service, load, bulk and copies; measured, one run; bench and measures; report."""

@@ -1,6 +1,5 @@
 """The load generators: each run gives its answers per second, latencies and its own cost."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -247,6 +246,7 @@ class Pgbench:
     def __init__(self, postgres, folder, bodies):
         self.postgres = postgres
         self.folder = Path(folder)
+        self.items = len(bodies.line_items)
         self.script = self.folder / "upsert.pgbench.sql"
         self.script.write_text(self._script(bodies.line_items))
 
@@ -256,8 +256,7 @@ class Pgbench:
         script = (content.FOLDER / "upsert.pgbench.sql").read_text()
         items = f"'{line_items[0]}'"
         if len(line_items) > 1:
-            number = f"1 + :n % {len(line_items)}"
-            items = f"(select line_items from bench_line_items where number = {number})"
+            items = "(select line_items from bench_line_items where number = :item)"
         return script.replace("__LINE_ITEMS__", items)
 
     def run(self, database, clients, seconds):
@@ -265,6 +264,7 @@ class Pgbench:
             arguments = [self.postgres.bin / "pgbench", "-n", "-M", "prepared", "-c", clients]
             arguments += ["-j", 2, "-T", seconds, "-f", self.script]
             arguments += ["-D", f"orders={database.orders}", "-D", f"store={database.first_store}"]
+            arguments += ["-D", f"items={self.items}"]
             # The ids of a run begin here and grow: shifted, so that runs never meet.
             arguments += ["-D", f"step={content.stamp() << 8}"]
             arguments += ["-l", "--sampling-rate=0.1", f"--log-prefix={logs}/latency"]
@@ -282,7 +282,7 @@ class Pgbench:
     @staticmethod
     def _latencies_ms(folder):
         for log in folder.iterdir():
-            with contextlib.closing(open(log)) as lines:
+            with open(log) as lines:
                 for line in lines:
                     yield int(line.split()[2]) / 1000
 
