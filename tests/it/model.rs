@@ -48,6 +48,21 @@ const CLIENTS: usize = 32;
 /// of both tests.
 const WRITES: usize = 1_000;
 
+/// Some commits take as long as on a disk. The Postgres of the tests syncs nothing, so that an answer
+/// before its commit would hardly ever be found out.
+const SLOW_COMMITS: &str = "
+    create function slow_commit() returns trigger language plpgsql as $$
+    begin
+        perform pg_sleep(0.004);
+        return null;
+    end
+    $$;
+    create constraint trigger slow_commit after insert on events
+        deferrable initially deferred
+        for each row when (new.version % 8 = 1)
+        execute function slow_commit();
+";
+
 /// Rounds at the same time, each in a store of its own, by turns: one store that all clients crowd
 /// into, and stores whose writes must not get mixed up.
 const STORES: [usize; 2] = [1, 3];
@@ -68,6 +83,10 @@ async fn run(servers: usize, rounds: usize) {
     let servers: Vec<Process> = (0..servers)
         .map(|_| Process::serve(&app.database_url))
         .collect();
+    sqlx::raw_sql(SLOW_COMMITS)
+        .execute(&app.pool)
+        .await
+        .expect("the statements run");
     let clients: Vec<Client> = (0..CLIENTS).map(Client::new).collect();
     let seed = number("KEYFOLD_TEST_SEED");
     let seed = seed.unwrap_or_else(|| rand::random_range(0..1_000_000_000));

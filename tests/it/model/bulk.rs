@@ -40,6 +40,9 @@ impl Round<'_> {
                     self.document(client, path, &parcel).await;
                 }
             }
+            if let Some(last) = bulk.items.last() {
+                self.then(client, bulk.then, last.of(bulk.kind)).await;
+            }
         }
     }
 

@@ -185,8 +185,13 @@ impl<'a> Round<'a> {
         }
         let server = self.server(client);
         self.ask(client, server, target, request, number).await;
-        if single.then == Then::Looks {
-            let other = (server + 1) % self.shop.servers.len();
+        self.then(client, single.then, target).await;
+    }
+
+    /// What comes after an answer.
+    pub(super) async fn then(&self, client: &Client, then: Then, target: Target) {
+        if then == Then::Looks {
+            let other = (self.server(client) + 1) % self.shop.servers.len();
             self.read(client, other, target).await;
         }
     }

@@ -141,6 +141,8 @@ pub struct Bulk {
     pub items: Vec<Item>,
     /// How often it is sent, one after the other: a caller who is not sure.
     pub times: usize,
+    /// Of the last item's record.
+    pub then: Then,
 }
 
 /// How a bulk request is sent.
@@ -247,8 +249,7 @@ fn target(kind: impl Strategy<Value = Kind>) -> impl Strategy<Value = Target> {
 }
 
 fn single() -> impl Strategy<Value = Single> {
-    let then = prop_oneof![5 => Just(Then::Goes), 1 => Just(Then::Looks)];
-    (target(kind()), doing(), condition(), then).prop_map(|(target, doing, condition, then)| {
+    (target(kind()), doing(), condition(), then()).prop_map(|(target, doing, condition, then)| {
         let doing = match doing {
             Doing::Patch(shape) if target.kind.rules().mutable.is_empty() => Doing::Post(shape),
             doing => doing,
@@ -260,6 +261,10 @@ fn single() -> impl Strategy<Value = Single> {
             then,
         }
     })
+}
+
+fn then() -> impl Strategy<Value = Then> {
+    prop_oneof![3 => Just(Then::Goes), 1 => Just(Then::Looks)]
 }
 
 fn doing() -> impl Strategy<Value = Doing> {
@@ -316,8 +321,8 @@ fn bulk() -> impl Strategy<Value = Bulk> {
     let times = prop_oneof![6 => Just(1), 1 => Just(2)];
     let records = (0_usize..24, 1_usize..=3);
     let items = vec(item(), 1..MOST_ITEMS);
-    let parts = (kind(), form, records, items, times);
-    parts.prop_map(|(kind, form, (first, count), mut items, times)| {
+    let parts = (kind(), form, records, items, times, then());
+    parts.prop_map(|(kind, form, (first, count), mut items, times, then)| {
         for item in &mut items {
             item.at = (first + item.at % count) % records_of(kind);
         }
@@ -326,6 +331,7 @@ fn bulk() -> impl Strategy<Value = Bulk> {
             form,
             items,
             times,
+            then,
         }
     })
 }
