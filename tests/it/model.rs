@@ -19,6 +19,7 @@ mod bodies;
 mod bulk;
 mod check;
 mod client;
+mod evidence;
 mod feed;
 mod history;
 mod notes;
@@ -26,6 +27,7 @@ mod order;
 mod people;
 mod plan;
 mod rules;
+mod shares;
 mod timing;
 
 use std::collections::BTreeMap;

@@ -17,12 +17,14 @@
 //! choice is taken back. The plan lets few bulk requests meet over one record, so there is not much
 //! to choose.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
-use super::history::{Answer, Op, Shown};
-use super::rules::{Change, Kind, Members, Outcome, Rules, State, Verdict, apply};
+use super::evidence::{Evidence, shows};
+use super::history::{Answer, Op};
+use super::rules::{Kind, Rules, State, Verdict, apply};
+use super::shares::share_out;
 use super::timing::{Bounds, bounds_of};
 
 /// Choices after which it is given up; nothing that works comes near it.
@@ -50,22 +52,13 @@ impl Story {
 /// # Errors
 /// Why no order of them gives these answers.
 pub fn order(kind: Kind, ops: &[&Op], newest: usize) -> Result<Story, String> {
-    let claimed = claims(ops, newest)?;
-    let free: Vec<usize> = (1..=newest)
-        .filter(|version| claimed[*version].is_none())
-        .collect();
-    let seen = alike(ops, newest)?;
-    let marks = marks(kind.rules(), ops, &claimed, &seen)?;
+    let evidence = Evidence::of(kind.rules(), ops, newest)?;
     let mut bounds = bounds_of(ops, newest);
-    share_out(kind.rules(), ops, &free, &marks, &mut bounds)?;
+    share_out(kind.rules(), ops, &evidence, &mut bounds)?;
     let mut search = Search {
         rules: kind.rules(),
         ops,
-        claimed,
-        seen,
-        marks,
-        sources: sources(ops, newest),
-        touches: touches(ops, newest),
+        evidence,
         chains: chains(ops),
         story: Story {
             states: vec![None],
@@ -87,118 +80,6 @@ pub fn order(kind: Kind, ops: &[&Op], newest: usize) -> Result<Story, String> {
     })
 }
 
-/// Which version is claimed by which answer.
-fn claims(ops: &[&Op], newest: usize) -> Result<Vec<Option<usize>>, String> {
-    let mut claimed: Vec<Option<usize>> = vec![None; newest + 1];
-    let mut unclaimed = 0;
-    for (at, op) in ops.iter().enumerate().filter(|(_, op)| op.is_change()) {
-        let Some(shown) = op.shown() else {
-            unclaimed += 1;
-            continue;
-        };
-        let claim = claimed.get_mut(shown.version);
-        let claim =
-            claim.ok_or_else(|| format!("the last version is {newest}, not that of\n{op}"))?;
-        if let Some(other) = claim.replace(at) {
-            let other = ops[other];
-            return Err(format!("a version was given twice: to\n{other}\nand\n{op}"));
-        }
-    }
-    let free = claimed
-        .iter()
-        .skip(1)
-        .filter(|claim| claim.is_none())
-        .count();
-    if free == unclaimed {
-        return Ok(claimed);
-    }
-    Err(format!(
-        "of {newest} versions no answer tells of {free}, {unclaimed} bulk items changed something"
-    ))
-}
-
-/// One answer for each version that was shown.
-///
-/// # Errors
-/// When answers of one version are not alike.
-pub fn alike<'a>(ops: &[&'a Op], newest: usize) -> Result<Vec<Option<&'a Shown>>, String> {
-    let mut seen: Vec<Option<&Shown>> = vec![None; newest + 1];
-    for (op, shown) in ops.iter().filter_map(|op| Some((op, op.shown()?))) {
-        let place = seen.get_mut(shown.version);
-        let place =
-            place.ok_or_else(|| format!("the last version is {newest}, not that of\n{op}"))?;
-        let first = place.get_or_insert(shown);
-        if own_members(first) != own_members(shown) {
-            return Err(format!("the version was shown in another way before\n{op}"));
-        }
-    }
-    Ok(seen)
-}
-
-/// What belongs to a version alone: not the caller's time, which can advance within it, and nothing
-/// of other records.
-fn own_members(shown: &Shown) -> Members {
-    let mut members = shown.body.clone();
-    for other in ["source_updated_at", "customer", "order_id"] {
-        members.remove(other);
-    }
-    members
-}
-
-/// The numbers in the bodies that made free versions, as far as they were seen. A body keeps its
-/// number through PATCHes, so what is seen tells of the last version that no PATCH made.
-fn marks(
-    rules: &Rules,
-    ops: &[&Op],
-    claimed: &[Option<usize>],
-    seen: &[Option<&Shown>],
-) -> Result<Vec<Option<Value>>, String> {
-    let mut marks: Vec<Option<Value>> = vec![None; claimed.len()];
-    let is_patch = |at: &usize| matches!(ops[*at].request.change, Change::Patch(_));
-    for shown in seen.iter().flatten() {
-        let mut version = shown.version;
-        while version > 0 && claimed[version].as_ref().is_some_and(is_patch) {
-            version -= 1;
-        }
-        if version == 0 || claimed[version].is_some() {
-            continue;
-        }
-        let mark = rules.mark_in(&shown.body).cloned();
-        let known = &mut marks[version];
-        if known.is_some() && *known != mark {
-            return Err(format!(
-                "version {version} was made by {known:?} and by {mark:?}"
-            ));
-        }
-        *known = mark;
-    }
-    Ok(marks)
-}
-
-/// The times that were shown with each version.
-fn sources(ops: &[&Op], newest: usize) -> Vec<BTreeSet<Option<String>>> {
-    let mut sources = vec![BTreeSet::new(); newest + 1];
-    for shown in ops.iter().filter_map(|op| op.shown()) {
-        sources[shown.version].insert(shown.source().map(str::to_owned));
-    }
-    sources
-}
-
-/// Times that came with equal content: the version stays, the record's time may have advanced. In
-/// bulk nobody sends a later time with the same content.
-fn touches(ops: &[&Op], newest: usize) -> Vec<BTreeSet<Option<String>>> {
-    let mut touches = vec![BTreeSet::new(); newest + 1];
-    for op in ops
-        .iter()
-        .filter(|op| op.outcome() == Some(Outcome::Unchanged))
-    {
-        if let (Some(shown), Some(source)) = (op.shown(), op.request.source()) {
-            touches[shown.version].insert(Some(source.to_owned()));
-        }
-    }
-    touches
-}
-
 /// The items of each bulk request that were taken.
 fn chains(ops: &[&Op]) -> Vec<Chain> {
     let mut chains: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
@@ -215,110 +96,6 @@ fn chains(ops: &[&Op]) -> Vec<Chain> {
             Chain { ops, next: 0 }
         })
         .collect()
-}
-
-/// Whether one change was made before another, whatever their versions are.
-fn precedes(one: &Op, other: &Op) -> bool {
-    let (a, b) = (one.request.source(), other.request.source());
-    one.is_before(other) || one.is_earlier_item(other) || (a.is_some() && b.is_some() && a < b)
-}
-
-/// A change without a version, and the free versions that it can have, as places among them.
-struct Item<'a> {
-    at: usize,
-    op: &'a Op,
-    first: usize,
-    last: usize,
-}
-
-/// Narrows down which free versions the changes of bulk requests can have made.
-fn share_out(
-    rules: &Rules,
-    ops: &[&Op],
-    free: &[usize],
-    marks: &[Option<Value>],
-    bounds: &mut [Option<Bounds>],
-) -> Result<(), String> {
-    let is_item = |at: &usize| ops[*at].shown().is_none() && ops[*at].is_change();
-    let mut items = Vec::new();
-    for at in (0..ops.len()).filter(is_item) {
-        let (op, within) = (ops[at], bounds[at].expect("a result of a bulk item"));
-        let first = free.partition_point(|version| *version < within.oldest);
-        let past = free.partition_point(|version| *version <= within.newest);
-        let last = past.checked_sub(1).filter(|last| first <= *last);
-        let last = last.ok_or_else(|| format!("no version is left for {within:?}\n{op}"))?;
-        items.push(Item {
-            at,
-            op,
-            first,
-            last,
-        });
-    }
-    items.sort_by_key(|item| (item.op.end, item.op.place.map(|place| place.index)));
-    let edges = edges(&items);
-    tighten(&mut items, &edges)?;
-    for (slot, version) in free.iter().enumerate() {
-        if let Some(mark) = &marks[*version] {
-            pin(rules, &mut items, slot, mark)
-                .ok_or_else(|| format!("version {version} shows {mark}, which nothing made"))?;
-        }
-    }
-    tighten(&mut items, &edges)?;
-    for item in items {
-        bounds[item.at] = Some(Bounds {
-            oldest: free[item.first],
-            newest: free[item.last],
-        });
-    }
-    Ok(())
-}
-
-/// Where only one item can have made what was seen, it has made that.
-fn pin(rules: &Rules, items: &mut [Item<'_>], slot: usize, mark: &Value) -> Option<()> {
-    let may = |item: &&mut Item<'_>| {
-        let body = item.op.request.body();
-        body.and_then(|body| rules.mark_in(body)) == Some(mark)
-            && (item.first..=item.last).contains(&slot)
-    };
-    let mut makers = items.iter_mut().filter(may);
-    let maker = makers.next()?;
-    if makers.next().is_none() {
-        (maker.first, maker.last) = (slot, slot);
-    }
-    Some(())
-}
-
-/// Which items surely come before which others, as places among them.
-fn edges(items: &[Item<'_>]) -> Vec<(usize, usize)> {
-    let all = 0..items.len();
-    let pairs = all
-        .clone()
-        .flat_map(|one| all.clone().map(move |other| (one, other)));
-    pairs
-        .filter(|(one, other)| precedes(items[*one].op, items[*other].op))
-        .collect()
-}
-
-/// What comes after another has a later first version, and the other an earlier last one.
-fn tighten(items: &mut [Item<'_>], edges: &[(usize, usize)]) -> Result<(), String> {
-    let mut is_done = false;
-    while !std::mem::replace(&mut is_done, true) {
-        // Items are nearly in order of time, so going both ways is soon over.
-        for (one, other) in edges {
-            let first = items[*one].first + 1;
-            is_done &= items[*other].first >= first;
-            items[*other].first = items[*other].first.max(first);
-        }
-        for (one, other) in edges.iter().rev() {
-            let end = items[*other].last;
-            is_done &= items[*one].last < end;
-            items[*one].last = items[*one].last.min(end.saturating_sub(1));
-        }
-        if let Some(item) = items.iter().find(|item| item.first > item.last) {
-            return Err(format!("others leave no version for\n{}", item.op));
-        }
-    }
-    Ok(())
 }
 
 /// The items of one bulk request for one record.
@@ -338,14 +115,7 @@ impl Chain {
 struct Search<'a> {
     rules: &'static Rules,
     ops: &'a [&'a Op],
-    /// The op whose answer claims a version.
-    claimed: Vec<Option<usize>>,
-    /// What anybody was shown of a version.
-    seen: Vec<Option<&'a Shown>>,
-    /// The number in the body that made a free version, if it was seen.
-    marks: Vec<Option<Value>>,
-    sources: Vec<BTreeSet<Option<String>>>,
-    touches: Vec<BTreeSet<Option<String>>>,
+    evidence: Evidence<'a>,
     chains: Vec<Chain>,
     story: Story,
     /// How far the chains were, and what the record held, where it did not go on.
@@ -365,7 +135,7 @@ impl Search<'_> {
         }
         self.meet();
         let version = self.story.states.len();
-        let is_done = match self.claimed.get(version).copied() {
+        let is_done = match self.evidence.claimed.get(version).copied() {
             None => self.is_complete(),
             Some(Some(at)) => !self.is_late(version) && self.make(at),
             Some(None) => !self.is_late(version) && self.choose(version),
@@ -473,7 +243,7 @@ impl Search<'_> {
         let op = self.ops[at];
         let mark = op.request.body().and_then(|body| self.rules.mark_in(body));
         let is_within = self.story.bounds[at].is_some_and(|bounds| bounds.contains(version));
-        let seen = &self.marks[version];
+        let seen = &self.evidence.marks[version];
         op.is_change() && is_within && (seen.is_none() || seen.as_ref() == mark)
     }
 
@@ -498,10 +268,15 @@ impl Search<'_> {
 
     /// The state that an op makes, if that is what was answered and seen.
     fn made(&self, version: usize, op: &Op) -> Result<State, String> {
-        let before = self.state(version - 1, self.touches[version - 1].last());
+        let before = self.state(version - 1, self.evidence.touches[version - 1].last());
         let state = match apply(self.rules, before.as_ref(), &op.request) {
             Verdict::Done(outcome, state) if Some(outcome) == op.outcome() => state,
-            verdict => return Err(format!("the model says {verdict:?} over {before:?}\n{op}")),
+            verdict => {
+                let before = before.map_or("no record".to_owned(), |state| state.to_string());
+                return Err(format!(
+                    "over {before}\nthe model says {verdict}\nnot\n{op}"
+                ));
+            }
         };
         if op
             .shown()
@@ -513,16 +288,16 @@ impl Search<'_> {
             ));
         }
         let is_possible = |source: &Option<String>| {
-            let touch = *source > state.source && self.touches[version].contains(source);
+            let touch = *source > state.source && self.evidence.touches[version].contains(source);
             *source == state.source || touch
         };
-        if !self.sources[version].iter().all(is_possible) {
-            let (shown, first) = (&self.sources[version], &state.source);
+        if !self.evidence.sources[version].iter().all(is_possible) {
+            let (shown, first) = (&self.evidence.sources[version], &state.source);
             return Err(format!(
                 "source_updated_at was {shown:?}, and {first:?} after\n{op}"
             ));
         }
-        match self.seen[version] {
+        match self.evidence.seen[version] {
             Some(shown) if !shows(shown, &state.content) => Err(format!(
                 "version {version} was shown as {}, the model says {} after\n{op}",
                 Value::Object(shown.body.clone()),
@@ -541,7 +316,7 @@ impl Search<'_> {
 
     /// Whether an item that changed nothing can have met this version.
     fn agrees(&self, version: usize, op: &Op) -> bool {
-        let touches = self.touches[version].iter().map(Some);
+        let touches = self.evidence.touches[version].iter().map(Some);
         touches.chain([None]).any(|touch| {
             let before = self.state(version, touch);
             let verdict = apply(self.rules, before.as_ref(), &op.request);
@@ -554,10 +329,4 @@ impl Search<'_> {
             self.deepest = (version, problem);
         }
     }
-}
-
-/// Whether an answer shows this content. Whose order it is, is looked at elsewhere.
-pub fn shows(shown: &Shown, content: &Members) -> bool {
-    let mut members = content.iter().filter(|(name, _)| *name != "customer");
-    members.all(|(name, value)| shown.body.get(name) == Some(value))
 }

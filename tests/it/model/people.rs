@@ -16,8 +16,9 @@ use serde_json::Value;
 
 use super::bodies;
 use super::check::{Case, Wrong, case_of};
+use super::evidence::{alike, shows};
 use super::history::{Answer, Op, Shown};
-use super::order::{Story, alike, shows};
+use super::order::Story;
 use super::plan::{Naming, Target};
 use super::rules::{Change, Fallback, Kind, Members, Outcome, State, Verdict, apply, put};
 use super::timing::{self, Bounds};

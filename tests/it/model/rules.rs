@@ -2,6 +2,8 @@
 //! and what is a replay), for one record and one request at a time, in plain JSON. Nothing of the
 //! service is used here.
 
+use std::fmt;
+
 use serde_json::{Map, Value, json};
 
 use super::plan::Naming;
@@ -225,6 +227,31 @@ impl Outcome {
 pub enum Verdict {
     Refused(u16),
     Done(Outcome, State),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            version,
+            source,
+            content,
+        } = self;
+        let source = source.as_deref().unwrap_or("no time");
+        write!(
+            f,
+            "v{version} of {source} {}",
+            Value::Object(content.clone())
+        )
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(status) => write!(f, "{status}"),
+            Self::Done(outcome, state) => write!(f, "{outcome:?} {state}"),
+        }
+    }
 }
 
 /// One request to one record, alone in the world.
