@@ -138,7 +138,10 @@ impl Round<'_> {
         let path = format!("{path}/bulk");
         let outgoing = outgoing(self.server(client), path, "application/x-ndjson", lines);
         let mut response = self.send(client, outgoing).await;
-        assert_eq!(response.status(), 200);
+        if response.status() != 200 {
+            let (status, end) = (response.status().as_u16(), self.now());
+            return self.settle_all(client, parcel, end, || Answer::Refused(status));
+        }
         let (mut text, mut results) = (Vec::new(), Vec::new());
         while let Some(chunk) = response.chunk().await.expect("the stream goes on") {
             let end = self.now();

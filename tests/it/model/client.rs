@@ -15,6 +15,7 @@ use super::notes::Notes;
 use super::plan::{Condition, Doing, Naming, Shape, Single, Source, Step, Target, Then, targets};
 use super::rules::{Change, Kind, Members, Outcome, Request};
 use crate::support::app;
+use crate::support::scale::eventually;
 
 /// Bulk requests that may write one record at the same time.
 const BULKS: usize = 2;
@@ -57,6 +58,8 @@ pub struct Round<'a> {
 enum Found {
     Yes,
     No,
+    /// The server had no time to look.
+    Busy,
 }
 
 /// A request as it goes out.
@@ -98,9 +101,7 @@ impl<'a> Round<'a> {
             match step {
                 Step::One(single) => self.single(client, &single).await,
                 Step::Many(bulk) => self.bulk(client, &bulk).await,
-                Step::Read(target) => {
-                    self.read(client, self.server(client), target).await;
-                }
+                Step::Read(target) => self.read(client, self.server(client), target).await,
             }
         }
     }
@@ -113,14 +114,24 @@ impl<'a> Round<'a> {
     pub async fn look_at_all(&self, client: &Client) {
         for server in 0..self.shop.servers.len() {
             for target in targets() {
-                let nameless = self.read(client, server, target).await == Found::No;
-                if nameless && target.kind == Kind::Customers {
-                    let request = Request::of(Change::Read(Naming::ByPhone));
-                    let number = self.number();
-                    self.ask(client, server, target, request, number).await;
+                let found = self.look(client, server, target, Naming::ByBoth).await;
+                if found == Found::No && target.kind == Kind::Customers {
+                    self.look(client, server, target, Naming::ByPhone).await;
                 }
             }
         }
+    }
+
+    /// Reads a record, however busy the server is.
+    async fn look(&self, client: &Client, server: usize, target: Target, by: Naming) -> Found {
+        eventually("the record is read", || async {
+            let request = Request::of(Change::Read(by));
+            let found = self
+                .ask(client, server, target, request, self.number())
+                .await;
+            (found != Found::Busy).then_some(found)
+        })
+        .await
     }
 
     pub(super) fn server(&self, client: &Client) -> usize {
@@ -152,25 +163,26 @@ impl<'a> Round<'a> {
         sent.send().await.expect("the server answers")
     }
 
-    /// The JSON of another answer.
+    /// The JSON of another answer, however busy the server is.
     pub(super) async fn get(&self, client: &Client, path: String) -> Value {
-        let outgoing = Outgoing {
-            server: self.server(client),
-            method: Method::GET,
-            path,
-            headers: Vec::new(),
-            body: String::new(),
-        };
-        app::answer(self.send(client, outgoing).await)
-            .await
-            .expect(200)
-            .json()
+        let answer = eventually("it is answered", || async {
+            let outgoing = Outgoing {
+                server: self.server(client),
+                method: Method::GET,
+                path: path.clone(),
+                headers: Vec::new(),
+                body: String::new(),
+            };
+            let answer = app::answer(self.send(client, outgoing).await).await;
+            (answer.status != 503).then_some(answer)
+        });
+        answer.await.expect(200).json()
     }
 
-    async fn read(&self, client: &Client, server: usize, target: Target) -> Found {
+    async fn read(&self, client: &Client, server: usize, target: Target) {
         let request = Request::of(Change::Read(Naming::ByBoth));
         let number = self.number();
-        self.ask(client, server, target, request, number).await
+        self.ask(client, server, target, request, number).await;
     }
 
     async fn single(&self, client: &Client, single: &Single) {
@@ -257,6 +269,7 @@ impl<'a> Round<'a> {
                 self.notes.hears(target, &request.change, shown);
                 Found::Yes
             }
+            Answer::Refused(503) => Found::Busy,
             _ => Found::No,
         };
         self.write_down(Op {

@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::plan::{Form, Target};
 use super::rules::{Change, Members, Outcome, Request};
 
+/// What the server lets a caller wait in its queue.
+const LONGEST_WAIT_NS: u64 = 5_000_000_000;
+
 /// One request, or one item of a bulk request, with its answer. Times are nanoseconds since the
 /// round began: sent not before `start`, answered not after `end`.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ pub enum Answer {
         outcome: Outcome,
         id: Value,
     },
-    /// No record. The model knows 404, 412 and 422, and nothing of servers that are busy or at fault.
+    /// No record.
     Refused(u16),
     /// Nothing was done because another item of an atomic request is faulty.
     Dropped,
@@ -103,6 +106,12 @@ impl Op {
     /// Whether it made a version.
     pub fn is_change(&self) -> bool {
         self.outcome().is_some_and(Outcome::is_change)
+    }
+
+    /// Whether it was turned away after a long wait. Nothing was done then, and nothing is wrong: on
+    /// a machine with too much to do the queue is longer than anybody may wait.
+    pub fn is_turned_away(&self) -> bool {
+        matches!(self.answer, Answer::Refused(503)) && self.end - self.start > LONGEST_WAIT_NS
     }
 
     /// Whether it was answered before the other one was sent.
