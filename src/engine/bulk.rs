@@ -13,7 +13,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -32,7 +31,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Resource;
-use super::group_commit::{Patience, Writer};
+use super::group_commit::{Patience, Slice, Writer};
 use super::http::{Query, RECORD_BYTES, Service, dry_run_of, json, read_put};
 use super::lines::{Line, Lines};
 use super::request::Conditions;
@@ -231,36 +230,18 @@ async fn in_slices<R: Resource>(
 ) -> Result<Answers<R>, Error> {
     let mut writes = writes.into_iter().peekable();
     let mut answers = Vec::with_capacity(writes.len());
-    let mut failures = Vec::new();
+    let mut failure = None;
     while writes.peek().is_some() {
         let slice: Vec<_> = writes.by_ref().take(writer.most_batch()).collect();
-        let count = slice.len();
-        match writer.slice(slice, Patience::Short).await {
-            Ok(settled) => answers.extend(settled),
-            Err(error) => {
-                let error = Arc::new(error);
-                answers.extend(refused(&error, count));
-                failures.push(error);
-            }
-        }
+        let slice = writer.slice(slice, Patience::Short).await;
+        answers.extend(slice.answers);
+        failure = slice.failure.or(failure);
     }
-    // Nothing went well for any: that is the answer to the whole.
-    if !failures.is_empty() && answers.iter().all(Result::is_err) {
-        let may_be_stored =
-            |error: &&Arc<Error>| matches!(error.itself(), Error::OutcomeUnknown(_));
-        let worst = failures.iter().find(may_be_stored).or(failures.first());
-        if let Some(worst) = worst {
-            return Err(Error::Shared(Arc::clone(worst)));
-        }
+    match failure {
+        // Nothing went well for any: that is the answer to the whole.
+        Some(failure) if answers.iter().all(Result::is_err) => Err(Error::Shared(failure)),
+        _ => Ok(answers),
     }
-    Ok(answers)
-}
-
-/// The same failure for each write of a slice.
-fn refused<R: Resource>(error: &Arc<Error>, count: usize) -> Answers<R> {
-    (0..count)
-        .map(|_| Err(Error::Shared(Arc::clone(error))))
-        .collect()
 }
 
 fn read_document<R: Resource>(
@@ -492,8 +473,8 @@ enum Stop {
     Because(Error),
 }
 
-/// A slice and its answers.
-type Written<R> = (Kept, usize, Result<Answers<R>, Error>);
+/// The items of a slice, and what came of those that were written.
+type Written<R> = (Kept, Slice<R>);
 
 /// Slices that are being written, in the order of the stream.
 type UnderWay<R> = FuturesOrdered<Pin<Box<dyn Future<Output = Written<R>> + Send>>>;
@@ -584,8 +565,7 @@ impl<R: Resource> Stream<R> {
     ) -> Result<(), Stop> {
         let (kept, writes) = self.read(waiting.lines);
         if writes.is_empty() {
-            let none = (kept, 0, Ok(Vec::new()));
-            under_way.push_back(Box::pin(std::future::ready(none)));
+            under_way.push_back(Box::pin(std::future::ready((kept, Slice::default()))));
             return Ok(());
         }
         if under_way.is_empty() {
@@ -595,15 +575,14 @@ impl<R: Resource> Stream<R> {
             match self.service.bulk_gate.enter_patiently(PATIENCE).await {
                 Ok(entered) => *place = Some(entered),
                 Err(error) => {
-                    let count = writes.len();
-                    under_way.push_back(Box::pin(std::future::ready((kept, count, Err(error)))));
+                    let slice = Slice::failed(writes.len(), error);
+                    under_way.push_back(Box::pin(std::future::ready((kept, slice))));
                     return Ok(());
                 }
             }
         }
-        let count = writes.len();
-        let answers = self.writer.slice(writes, Patience::Long);
-        under_way.push_back(Box::pin(async move { (kept, count, answers.await) }));
+        let slice = self.writer.slice(writes, Patience::Long);
+        under_way.push_back(Box::pin(async move { (kept, slice.await) }));
         Ok(())
     }
 
@@ -635,16 +614,12 @@ impl Waiting {
 }
 
 impl Report {
-    /// Sends the results of a slice. One that failed as a whole ends the stream.
-    async fn slice<R: Resource>(&mut self, written: Written<R>) -> Result<(), Stop> {
-        let (kept, writes, answers) = written;
-        match answers {
-            Ok(answers) => self.results(kept, answers).await,
-            Err(error) => {
-                let error = Arc::new(error);
-                self.results::<R>(kept, refused(&error, writes)).await?;
-                Err(Stop::Because(Error::Shared(error)))
-            }
+    /// Sends the results of a slice. A failure that is none of its items' ends the stream.
+    async fn slice<R: Resource>(&mut self, (kept, slice): Written<R>) -> Result<(), Stop> {
+        self.results(kept, slice.answers).await?;
+        match slice.failure {
+            None => Ok(()),
+            Some(failure) => Err(Stop::Because(Error::Shared(failure))),
         }
     }
 

@@ -45,7 +45,7 @@
 //! **One bad row** must not fail its neighbours: a batch that Postgres refuses for a value is written
 //! again in halves, until the row stands alone.
 //!
-//! **Bulk** takes turns with single writes. A bulk request has at most one slice in the queue, so it
+//! **Bulk** takes turns with single writes. A bulk request has at most two slices in the queue, so it
 //! waits for its own answers before it asks for more. Only bulk waits long for a lost database, and
 //! it gives its lane back meanwhile.
 //!
@@ -324,6 +324,48 @@ impl<R: Resource> Clone for Writer<R> {
     }
 }
 
+/// What came of a slice of a bulk request.
+pub struct Slice<R: Resource> {
+    /// One a write, in order.
+    pub answers: Answers<R>,
+    /// What kept some of them from being written, for a reason that is none of theirs.
+    pub failure: Option<Arc<Error>>,
+}
+
+impl<R: Resource> Default for Slice<R> {
+    fn default() -> Self {
+        Self {
+            answers: Vec::new(),
+            failure: None,
+        }
+    }
+}
+
+impl<R: Resource> Slice<R> {
+    /// A slice of so many writes that never came to the queue.
+    #[must_use]
+    pub fn failed(writes: usize, error: Error) -> Self {
+        let (mut slice, error) = (Self::default(), Arc::new(error));
+        for _ in 0..writes {
+            slice.fail(Error::Shared(Arc::clone(&error)));
+        }
+        slice
+    }
+
+    fn fail(&mut self, error: Error) {
+        let error = match error {
+            Error::Shared(error) => error,
+            error => Arc::new(error),
+        };
+        self.answers.push(Err(Error::Shared(Arc::clone(&error))));
+        // That something may be stored is the worse news.
+        let is_worse = matches!(error.itself(), Error::OutcomeUnknown(_));
+        if self.failure.is_none() || is_worse {
+            self.failure = Some(error);
+        }
+    }
+}
+
 /// What one caller asked for in one go.
 struct Entry<R: Resource> {
     writes: Vec<Write<R>>,
@@ -342,7 +384,7 @@ struct Entry<R: Resource> {
 enum Class {
     /// Single writes, among themselves.
     Single,
-    /// Slices of bulk requests, among themselves.
+    /// Writes of bulk requests, among themselves.
     Slice,
     /// All or nothing: alone.
     Whole,
@@ -388,14 +430,27 @@ impl<R: Resource> Writer<R> {
         only.unwrap_or_else(|| Err(Error::internal("a write got no answer")))
     }
 
-    /// Writes a slice of a bulk request; each write has its own answer, and the whole an error if
-    /// nothing could be written. It is in the queue when this returns.
+    /// Writes a slice of a bulk request. It is in the queue when this returns, write by write: those
+    /// whose customer is under way wait, and the others pass.
     pub fn slice(
         &self,
         writes: Vec<Write<R>>,
         patience: Patience,
-    ) -> impl Future<Output = Result<Answers<R>, Error>> + use<R> {
-        self.enter(Class::Slice, writes, patience, None)
+    ) -> impl Future<Output = Slice<R>> + use<R> {
+        let queued: Vec<_> = writes
+            .into_iter()
+            .map(|write| self.enter(Class::Slice, vec![write], patience, None))
+            .collect();
+        async move {
+            let mut slice = Slice::default();
+            for answer in queued {
+                match answer.await {
+                    Ok(answers) => slice.answers.extend(answers),
+                    Err(error) => slice.fail(error),
+                }
+            }
+            slice
+        }
     }
 
     /// Writes all of it in one transaction, or nothing.

@@ -347,13 +347,22 @@ async fn select(
     if !external_ids.is_empty() {
         found.add(by_external_id(connection, &external_ids).await?);
     }
-    let phones: BTreeSet<(i64, &str)> = keys
+    let unnamed = keys
         .iter()
-        .filter(|(store_id, key)| !found.names(*store_id, key.external_id()))
+        .filter(|(store_id, key)| !found.names(*store_id, key.external_id()));
+    let phones: BTreeSet<(i64, &str)> = unnamed.filter_map(phone_of).collect();
+    if !phones.is_empty() {
+        found.add(alone_by_phone(connection, &phones).await?);
+    }
+    let any = keys
+        .iter()
+        .filter(|(_, key)| matches!(key, Identity::Phone(_)));
+    let phones: BTreeSet<(i64, &str)> = any
         .filter_map(phone_of)
+        .filter(|(store_id, phone)| !found.is_alone(*store_id, phone))
         .collect();
     if !phones.is_empty() {
-        found.add(by_phone(connection, &phones, keys.len()).await?);
+        found.add(oldest_by_phone(connection, &phones, keys.len()).await?);
     }
     Ok(found.records.into_values().collect())
 }
@@ -363,17 +372,31 @@ async fn select(
 struct Found {
     records: HashMap<Uuid, Arc<Record<Content>>>,
     external_ids: HashSet<StoreName>,
+    /// Phones of records without external id.
+    alone: HashSet<StoreName>,
 }
 
 impl Found {
     fn add(&mut self, rows: Vec<Row>) {
         for row in rows {
-            if let Some(external_id) = &row.external_id {
-                let name = StoreName(row.store_id, external_id.as_str().into());
-                self.external_ids.insert(name);
+            match (&row.external_id, &row.phone) {
+                (Some(external_id), _) => {
+                    let name = StoreName(row.store_id, external_id.as_str().into());
+                    self.external_ids.insert(name);
+                }
+                (None, Some(phone)) => {
+                    let name = StoreName(row.store_id, phone.as_str().into());
+                    self.alone.insert(name);
+                }
+                (None, None) => {}
             }
             self.records.insert(row.id, Arc::new(row.into()));
         }
+    }
+
+    /// Whether a record with this phone and no external id was found.
+    fn is_alone(&self, store_id: i64, phone: &str) -> bool {
+        self.alone.contains(&StoreNameRef(store_id, phone))
     }
 
     /// Whether a record with this external id was found.
@@ -424,9 +447,32 @@ async fn by_external_id(
     .await
 }
 
+/// The records with these phones and no external id: at most one a phone.
+async fn alone_by_phone(
+    connection: &mut PgConnection,
+    phones: &BTreeSet<(i64, &str)>,
+) -> sqlx::Result<Vec<Row>> {
+    let (store_ids, phones): (Vec<i64>, Vec<&str>) = phones.iter().copied().unzip();
+    sqlx::query_as!(
+        Row,
+        r#"select
+            c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
+            c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
+            c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
+            c.updated_at, c.erased_at
+        from unnest($1::bigint[], $2::text[]) as called (store_id, phone)
+        join customers c on c.store_id = called.store_id and c.phone = called.phone
+        where c.external_id is null"#,
+        &store_ids,
+        &phones as &[&str],
+    )
+    .fetch_all(connection)
+    .await
+}
+
 /// Of records that share a phone only the oldest are read, one more than this batch could move away
 /// from it: a till that gives every customer its own number must not make each write read them all.
-async fn by_phone(
+async fn oldest_by_phone(
     connection: &mut PgConnection,
     phones: &BTreeSet<(i64, &str)>,
     keys: usize,
@@ -442,19 +488,13 @@ async fn by_phone(
             c.updated_at, c.erased_at
         from unnest($1::bigint[], $2::text[]) as called (store_id, phone)
         cross join lateral (
-            (
-                select o.id
-                from customers o
-                where o.store_id = called.store_id and o.phone = called.phone
-                order by o.id
-                limit $3
-            )
-            union
-            select a.id
-            from customers a
-            where a.store_id = called.store_id and a.phone = called.phone and a.external_id is null
-        ) candidate
-        join customers c on c.store_id = called.store_id and c.id = candidate.id"#,
+            select o.id
+            from customers o
+            where o.store_id = called.store_id and o.phone = called.phone
+            order by o.id
+            limit $3
+        ) oldest
+        join customers c on c.store_id = called.store_id and c.id = oldest.id"#,
         &store_ids,
         &phones as &[&str],
         oldest,
