@@ -315,7 +315,7 @@ struct Way<R: Resource> {
     lanes: Lanes,
     /// Unbounded as such: single writes are bounded by [`Place`], bulk by the number of bulk
     /// requests.
-    queue: mpsc::UnboundedSender<Entry<R>>,
+    queue: mpsc::UnboundedSender<Vec<Entry<R>>>,
 }
 
 impl<R: Resource> Clone for Writer<R> {
@@ -437,14 +437,14 @@ impl<R: Resource> Writer<R> {
         writes: Vec<Write<R>>,
         patience: Patience,
     ) -> impl Future<Output = Slice<R>> + use<R> {
-        let queued: Vec<_> = writes
-            .into_iter()
-            .map(|write| self.enter(Class::Slice, vec![write], patience, None))
-            .collect();
+        let entry = |write| self.entry(Class::Slice, vec![write], patience, None);
+        let (entries, queued): (Vec<_>, Vec<_>) = writes.into_iter().map(entry).unzip();
+        // All at once, so that nothing of it begins without the rest.
+        self.queue(entries);
         async move {
             let mut slice = Slice::default();
             for answer in queued {
-                match answer.await {
+                match answer_of(answer).await {
                     Ok(answers) => slice.answers.extend(answers),
                     Err(error) => slice.fail(error),
                 }
@@ -465,14 +465,26 @@ impl<R: Resource> Writer<R> {
             .await
     }
 
-    /// Puts writes into the queue; the future is their answers.
-    fn enter(
+    /// Puts writes into the queue and waits for their answers.
+    async fn enter(
         &self,
         class: Class,
         writes: Vec<Write<R>>,
         patience: Patience,
         place: Option<Place>,
-    ) -> impl Future<Output = Result<Answers<R>, Error>> + use<R> {
+    ) -> Result<Answers<R>, Error> {
+        let (entry, answer) = self.entry(class, writes, patience, place);
+        self.queue(vec![entry]);
+        answer_of(answer).await
+    }
+
+    fn entry(
+        &self,
+        class: Class,
+        writes: Vec<Write<R>>,
+        patience: Patience,
+        place: Option<Place>,
+    ) -> (Entry<R>, Answer<R>) {
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
         let entry = Entry {
@@ -486,17 +498,26 @@ impl<R: Resource> Writer<R> {
             place,
             reply,
         };
-        // Where the queue has ended, the entry is dropped, and the answer with it.
-        let _ = self.0.queue.send(entry);
-        let died = |_| Error::internal("the batch of this write died");
-        async move { answer.await.map_err(died)? }
+        (entry, answer)
     }
+
+    fn queue(&self, entries: Vec<Entry<R>>) {
+        // Where the queue has ended, the entries are dropped, and their answers with them.
+        let _ = self.0.queue.send(entries);
+    }
+}
+
+type Answer<R> = oneshot::Receiver<Result<Answers<R>, Error>>;
+
+async fn answer_of<R: Resource>(answer: Answer<R>) -> Result<Answers<R>, Error> {
+    let died = |_| Error::internal("the batch of this write died");
+    answer.await.map_err(died)?
 }
 
 /// The queue of one resource: the only one who reads it.
 struct Queue<R: Resource> {
     lanes: Lanes,
-    arrivals: mpsc::UnboundedReceiver<Entry<R>>,
+    arrivals: mpsc::UnboundedReceiver<Vec<Entry<R>>>,
     singles: VecDeque<Entry<R>>,
     bulk: VecDeque<Entry<R>>,
     /// Single writes and bulk take turns while both wait.
@@ -510,10 +531,10 @@ impl<R: Resource> Queue<R> {
         let lanes = self.lanes.clone();
         loop {
             if self.is_empty() {
-                let Some(entry) = self.arrivals.recv().await else {
+                let Some(entries) = self.arrivals.recv().await else {
                     return;
                 };
-                self.arrive(entry);
+                self.arrive(entries);
             }
             let lane = self.while_waiting(lanes.enter()).await;
             // Listened for from before the look at the keys, so that no landing is missed.
@@ -536,17 +557,19 @@ impl<R: Resource> Queue<R> {
         self.singles.is_empty() && self.bulk.is_empty()
     }
 
-    fn arrive(&mut self, entry: Entry<R>) {
-        match entry.class {
-            Class::Single => self.singles.push_back(entry),
-            Class::Slice | Class::Whole => self.bulk.push_back(entry),
+    fn arrive(&mut self, entries: Vec<Entry<R>>) {
+        for entry in entries {
+            match entry.class {
+                Class::Single => self.singles.push_back(entry),
+                Class::Slice | Class::Whole => self.bulk.push_back(entry),
+            }
         }
     }
 
     /// Everything that has come by now.
     fn take_arrivals(&mut self) {
-        while let Ok(entry) = self.arrivals.try_recv() {
-            self.arrive(entry);
+        while let Ok(entries) = self.arrivals.try_recv() {
+            self.arrive(entries);
         }
     }
 
@@ -571,7 +594,7 @@ impl<R: Resource> Queue<R> {
         tokio::select! {
             biased;
             () = landed => {}
-            Some(entry) = self.arrivals.recv() => self.arrive(entry),
+            Some(entries) = self.arrivals.recv() => self.arrive(entries),
             () = tokio::time::sleep(EXPIRY) => {}
         }
     }
