@@ -11,6 +11,7 @@ use super::client::{Client, Outgoing, Round, text_of};
 use super::history::{Answer, Op, Place};
 use super::plan::{Bulk, Form, Item, Shape, Target, What};
 use super::rules::{Change, Fallback, Kind, Members, Outcome, Request};
+use crate::support::app;
 
 /// A bulk request on its way.
 struct Parcel<'b> {
@@ -104,15 +105,15 @@ impl Round<'_> {
         let items: Vec<&Members> = parcel.items.iter().map(|(_, body)| body).collect();
         let body = json!({ "items": items }).to_string();
         let outgoing = outgoing(self.server(client), path, "application/json", body);
-        let answer = crate::support::app::answer(self.send(client, outgoing).await).await;
+        let answer = app::answer(self.send(client, outgoing).await).await;
         let end = self.now();
         if parcel.form == Form::Atomic && answer.status == 422 {
             assert_eq!(answer.faulty(), faults_of(parcel.items), "{}", answer.text);
             return self.settle_all(client, parcel, end, || Answer::Dropped);
         }
         if answer.status != 200 {
-            let status = answer.status.as_u16();
-            return self.settle_all(client, parcel, end, || Answer::Refused(status));
+            let refusal = || Answer::refusal(answer.status.as_u16(), &answer.code());
+            return self.settle_all(client, parcel, end, refusal);
         }
         let answer = answer.json();
         let results = answer["results"].as_array().expect("a list");
@@ -139,8 +140,9 @@ impl Round<'_> {
         let outgoing = outgoing(self.server(client), path, "application/x-ndjson", lines);
         let mut response = self.send(client, outgoing).await;
         if response.status() != 200 {
-            let (status, end) = (response.status().as_u16(), self.now());
-            return self.settle_all(client, parcel, end, || Answer::Refused(status));
+            let answer = app::answer(response).await;
+            let refusal = || Answer::refusal(answer.status.as_u16(), &answer.code());
+            return self.settle_all(client, parcel, self.now(), refusal);
         }
         let (mut text, mut results) = (Vec::new(), Vec::new());
         while let Some(chunk) = response.chunk().await.expect("the stream goes on") {
@@ -243,7 +245,7 @@ fn read_result(parcel: &Parcel<'_>, index: usize, result: &Value) -> Answer {
         },
         None => {
             assert_eq!(result["outcome"], "failed", "{result}");
-            Answer::Refused(status)
+            Answer::refusal(status, result["code"].as_str().unwrap_or_default())
         }
     }
 }

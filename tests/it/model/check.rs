@@ -151,7 +151,7 @@ impl<'a> Case<'a> {
                     let state = story.states[shown.version].as_ref();
                     agrees(op, state, shown.source())
                 }
-                Answer::Refused(_) if op.is_turned_away() => true,
+                Answer::TurnedAway(code) => op.has_waited(code),
                 Answer::Refused(_) => {
                     let window = timing::window(op, &self.ops, &story.bounds, self.newest);
                     let mut states = story.states[window.versions()].iter();

@@ -269,7 +269,7 @@ impl<'a> Round<'a> {
                 self.notes.hears(target, &request.change, shown);
                 Found::Yes
             }
-            Answer::Refused(503) => Found::Busy,
+            Answer::TurnedAway(_) => Found::Busy,
             _ => Found::No,
         };
         self.write_down(Op {
@@ -323,7 +323,7 @@ pub(super) fn text_of(body: &Members) -> String {
 fn read_answer(answer: &app::Answer) -> Answer {
     let status = answer.status.as_u16();
     if !answer.status.is_success() {
-        return Answer::Refused(status);
+        return Answer::refusal(status, &answer.code());
     }
     let body = answer.json();
     let body = body.as_object().expect("a record").clone();

@@ -7,8 +7,12 @@ use serde_json::Value;
 use super::plan::{Form, Target};
 use super::rules::{Change, Members, Outcome, Request};
 
-/// What the server lets a caller wait in its queue.
-const LONGEST_WAIT_NS: u64 = 5_000_000_000;
+/// After how many nanoseconds a server may turn somebody away, by the code that it then gives: what
+/// it lets a caller wait in its queue, and for a database that doesn't answer.
+const WAITS: &[(&str, u64)] = &[
+    ("overloaded", 5_000_000_000),
+    ("database_unavailable", 2_000_000_000),
+];
 
 /// One request, or one item of a bulk request, with its answer. Times are nanoseconds since the
 /// round began: sent not before `start`, answered not after `end`.
@@ -48,6 +52,8 @@ pub enum Answer {
     },
     /// No record.
     Refused(u16),
+    /// 503 with this code: nothing was done.
+    TurnedAway(String),
     /// Nothing was done because another item of an atomic request is faulty.
     Dropped,
 }
@@ -61,6 +67,16 @@ pub struct Shown {
     pub outcome: Option<Outcome>,
     pub version: usize,
     pub body: Members,
+}
+
+impl Answer {
+    /// An answer that is no success.
+    pub fn refusal(status: u16, code: &str) -> Self {
+        match status {
+            503 => Self::TurnedAway(code.to_owned()),
+            _ => Self::Refused(status),
+        }
+    }
 }
 
 impl Shown {
@@ -88,7 +104,7 @@ impl Op {
         match &self.answer {
             Answer::Shown(shown) => shown.outcome,
             Answer::Listed { outcome, .. } => Some(*outcome),
-            Answer::Refused(_) | Answer::Dropped => None,
+            Answer::Refused(_) | Answer::TurnedAway(_) | Answer::Dropped => None,
         }
     }
 
@@ -97,6 +113,7 @@ impl Op {
         let how = self.place.map_or("single", |_| "bulk");
         match (&self.answer, self.outcome()) {
             (Answer::Refused(status), _) => format!("{how} {status}"),
+            (Answer::TurnedAway(code), _) => format!("{how} {code}"),
             (Answer::Dropped, _) => format!("{how} dropped"),
             (_, Some(outcome)) => format!("{how} {outcome:?}").to_lowercase(),
             (_, None) => "read".to_owned(),
@@ -108,10 +125,11 @@ impl Op {
         self.outcome().is_some_and(Outcome::is_change)
     }
 
-    /// Whether it was turned away after a long wait. Nothing was done then, and nothing is wrong: on
-    /// a machine with too much to do the queue is longer than anybody may wait.
-    pub fn is_turned_away(&self) -> bool {
-        matches!(self.answer, Answer::Refused(503)) && self.end - self.start > LONGEST_WAIT_NS
+    /// Whether a server that turns it away for this reason had let it wait long enough. A machine
+    /// with too much to do is nobody's fault; giving up early, as after too many lost races, is.
+    pub fn has_waited(&self, code: &str) -> bool {
+        let mut waits = WAITS.iter();
+        waits.any(|(known, wait)| *known == code && self.end - self.start > *wait)
     }
 
     /// Whether it was answered before the other one was sent.

@@ -168,7 +168,7 @@ fn is_explained(case: &Case<'_>, bounds: &[Option<Bounds>], op: &Op) -> bool {
             (op.request.if_match.is_some() && op.request.if_match != version)
                 || (op.request.if_none_match && version.is_some())
         }),
-        Answer::Refused(_) if op.is_turned_away() => true,
+        Answer::TurnedAway(code) => op.has_waited(code),
         Answer::Refused(status) => {
             apply(case.target.kind.rules(), None, &op.request) == Verdict::Refused(*status)
         }
