@@ -12,7 +12,7 @@ with customer as (
         'c-' || :n, '+336' || lpad(:n::text, 8, '0'), 'Camille', 'Martin',
         'camille.' || :n || '@example.com', '[]', :step::bigint, '{}', 1, 0, now(), now()
     )
-    on conflict (external_id, store_id) do update set
+    on conflict (external_id, store_id) where external_id is not null do update set
         phone = excluded.phone, first_name = excluded.first_name, last_name = excluded.last_name,
         email = excluded.email, tags = excluded.tags, lifetime_value = excluded.lifetime_value,
         version = c.version + 1, replaced_version = c.version, updated_at = excluded.updated_at

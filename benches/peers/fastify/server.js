@@ -99,7 +99,7 @@ with customer as (
     version, replaced_version, created_at, updated_at
   )
   values ($1, $2, $3, $4, $5, $6, $7, coalesce($8::jsonb, '[]'), $9, '{}', 1, 0, now(), now())
-  on conflict (external_id, store_id) do update set
+  on conflict (external_id, store_id) where external_id is not null do update set
     phone = excluded.phone, first_name = excluded.first_name, last_name = excluded.last_name,
     email = excluded.email, tags = excluded.tags, lifetime_value = excluded.lifetime_value,
     version = c.version + 1, replaced_version = c.version, updated_at = excluded.updated_at
