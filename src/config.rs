@@ -22,7 +22,7 @@ pub struct Config {
     pub write_lanes: u32,
     /// `KEYFOLD_WRITE_BATCH`: most writes of one transaction; 1 switches grouping off.
     pub write_batch: u32,
-    /// `KEYFOLD_WRITE_QUEUE`: most single writes that wait in a lane.
+    /// `KEYFOLD_WRITE_QUEUE`: most single writes that wait for a lane.
     pub write_queue: u32,
     /// `KEYFOLD_EVENT_RETENTION_DAYS`.
     pub event_retention_days: u32,
