@@ -178,8 +178,7 @@ impl Config {
     /// database beside its lane.
     #[must_use]
     pub fn lane_connections(&self) -> u32 {
-        let half = (self.database_max_connections / 2).max(1);
-        (2 * self.lanes()).min(half)
+        (2 * self.lanes()).min(self.most_lanes())
     }
 
     /// Connections of everything else.

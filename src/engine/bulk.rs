@@ -523,7 +523,7 @@ impl<R: Resource> Stream<R> {
                 let begins = if is_full { MOST_UNDER_WAY } else { 1 };
                 if !waiting.lines.is_empty() && under_way.len() < begins {
                     self.begin(std::mem::take(&mut waiting), &mut under_way, &mut place)
-                        .await?;
+                        .await;
                     continue;
                 }
                 tokio::select! {
@@ -541,18 +541,17 @@ impl<R: Resource> Stream<R> {
                 Err(error) => end = Some(Err(Stop::Because(error))),
             }
         }
-        while let Some(written) = under_way.next().await {
-            self.report.slice(written).await?;
-        }
         // What came whole before the end is written, also when the end is a fault.
-        if !waiting.lines.is_empty() {
-            place = None;
-            self.begin(waiting, &mut under_way, &mut place).await?;
+        loop {
             while let Some(written) = under_way.next().await {
                 self.report.slice(written).await?;
             }
+            if waiting.lines.is_empty() {
+                return end.unwrap_or(Ok(()));
+            }
+            self.begin(std::mem::take(&mut waiting), &mut under_way, &mut place)
+                .await;
         }
-        end.unwrap_or(Ok(()))
     }
 
     /// Reads a slice and puts it into the queue. All slices of a stream that are under way share one
@@ -562,11 +561,11 @@ impl<R: Resource> Stream<R> {
         waiting: Waiting,
         under_way: &mut UnderWay<R>,
         place: &mut Option<Permit>,
-    ) -> Result<(), Stop> {
+    ) {
         let (kept, writes) = self.read(waiting.lines);
         if writes.is_empty() {
             under_way.push_back(Box::pin(std::future::ready((kept, Slice::default()))));
-            return Ok(());
+            return;
         }
         if under_way.is_empty() {
             *place = None;
@@ -577,13 +576,12 @@ impl<R: Resource> Stream<R> {
                 Err(error) => {
                     let slice = Slice::failed(writes.len(), error);
                     under_way.push_back(Box::pin(std::future::ready((kept, slice))));
-                    return Ok(());
+                    return;
                 }
             }
         }
         let slice = self.writer.slice(writes, Patience::Long);
         under_way.push_back(Box::pin(async move { (kept, slice.await) }));
-        Ok(())
     }
 
     /// Reads the lines of a slice.
