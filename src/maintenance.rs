@@ -23,6 +23,9 @@ pub async fn run(state: State) {
 
 /// How often new tables are looked for.
 const NEW_TABLES_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a table that has enough rows to tell something, which is some dozens. With one row it
+/// looks as if walking the store cost as little as a look-up.
+const TELLING_BYTES: i64 = 2 * 8_192;
 /// Attempts to analyze before it is left to Postgres: we may not own the tables.
 const MOST_ATTEMPTS: u32 = 30;
 /// The tables that writes look rows up in, each with its statement.
@@ -34,9 +37,9 @@ const ANALYZE: &[(&str, &str)] = &[
     ("events", "analyze events"),
 ];
 
-/// Analyzes each table as soon as it holds something. Of a new table the planner knows nothing, not
-/// even that a store can be all of it, and prepared statements keep plans that walk the whole store
-/// until autovacuum comes by, a minute and perhaps a hundred thousand rows later.
+/// Analyzes each table as soon as it holds some dozens of rows. Of a new table the planner knows
+/// nothing, not even that a store can be all of it, and prepared statements keep plans that walk the
+/// whole store until autovacuum comes by, a minute and perhaps a hundred thousand rows later.
 pub async fn analyze_new_tables(state: State) {
     let mut attempts = 0;
     while attempts < MOST_ATTEMPTS {
@@ -66,13 +69,14 @@ async fn analyze_once(state: &State) -> sqlx::Result<Progress> {
     let names: Vec<&str> = ANALYZE.iter().map(|(name, _)| *name).collect();
     // -1 until the first analyze or vacuum.
     let unknown = sqlx::query!(
-        r#"select relname::text as "name!", pg_relation_size(oid) > 0 as "holds_rows!"
+        r#"select relname::text as "name!", pg_relation_size(oid) > $2 as "tells!"
         from pg_class
         where relnamespace = current_schema()::regnamespace
             and relkind = 'r'
             and reltuples < 0
             and relname::text = any($1)"#,
         &names as &[&str],
+        TELLING_BYTES,
     )
     .fetch_all(&state.pool)
     .await?;
@@ -80,7 +84,7 @@ async fn analyze_once(state: &State) -> sqlx::Result<Progress> {
         return Ok(Progress::AllKnown);
     }
     let mut progress = Progress::Empty;
-    for table in unknown.iter().filter(|table| table.holds_rows) {
+    for table in unknown.iter().filter(|table| table.tells) {
         if let Some((_, statement)) = ANALYZE.iter().find(|(name, _)| *name == table.name) {
             sqlx::query(*statement).execute(&state.pool).await?;
             progress = Progress::Analyzed;

@@ -82,6 +82,12 @@ pub fn connect_lazily(options: PgConnectOptions, max_connections: u32) -> PgPool
         ("enable_seqscan", "off"),
         ("enable_hashjoin", "off"),
         ("enable_mergejoin", "off"),
+        // Nor read it whole once a batch, to compare each row with each key.
+        ("enable_material", "off"),
+        // A plan is kept, so it has to be right for a table that has grown since. Rows count as much
+        // as pages here: else walking a store of twenty records looks as cheap as finding one.
+        ("cpu_tuple_cost", "1"),
+        ("cpu_index_tuple_cost", "1"),
         // Planning anew for each batch cost more than the plans that are kept.
         ("plan_cache_mode", "force_generic_plan"),
     ]);
