@@ -75,29 +75,84 @@ impl Event {
     }
 }
 
+/// Events, column by column.
+pub struct Columns<'a> {
+    /// Whose they are.
+    pub store_ids: Vec<i64>,
+    /// Their own ids.
+    pub ids: Vec<Uuid>,
+    /// `order.created` and so on.
+    pub kinds: Vec<&'a str>,
+    /// The resources' paths.
+    pub resources: Vec<&'a str>,
+    /// What changed.
+    pub record_ids: Vec<Uuid>,
+    /// Its external ids.
+    pub external_ids: Vec<Option<&'a str>>,
+    /// Its versions.
+    pub versions: Vec<i64>,
+    /// When it changed.
+    pub times: Vec<DateTime<Utc>>,
+}
+
+impl<'a> Columns<'a> {
+    /// The columns of events.
+    #[must_use]
+    pub fn of(events: &[&'a Event]) -> Self {
+        let events = || events.iter();
+        Self {
+            store_ids: events().map(|event| event.store_id).collect(),
+            ids: events().map(|event| event.id).collect(),
+            kinds: events().map(|event| event.kind.as_str()).collect(),
+            resources: events().map(|event| event.resource).collect(),
+            record_ids: events().map(|event| event.record_id).collect(),
+            external_ids: events().map(|event| event.external_id.as_deref()).collect(),
+            versions: events().map(|event| event.version).collect(),
+            times: events().map(|event| event.created_at).collect(),
+        }
+    }
+}
+
+/// A statement that writes events, `$1` to `$8`, and whatever its other parts say, as one: what it
+/// changes and what is told of it are stored together even without a transaction around it. The
+/// parts are common table expressions and the final `select`, which may fail it all.
+macro_rules! write_with_events {
+    ($connection:expr, $events:expr, [$($part:literal),+], $($value:expr),+ $(,)?) => {{
+        let events = $crate::engine::events::Columns::of($events);
+        sqlx::query!(
+            "with event as (
+                insert into events
+                    (store_id, id, type, resource, record_id, external_id, version, created_at)
+                select *
+                from unnest(
+                    $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[],
+                    $7::bigint[], $8::timestamptz[]
+                )
+            )" $(+ $part)+,
+            &events.store_ids,
+            &events.ids,
+            &events.kinds as &[&str],
+            &events.resources as &[&str],
+            &events.record_ids,
+            &events.external_ids as &[Option<&str>],
+            &events.versions,
+            &events.times,
+            $($value),+
+        )
+        .fetch_one($connection)
+    }};
+}
+pub(crate) use write_with_events;
+
 /// Writes events into the transaction that caused them.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn append(
-    connection: &mut PgConnection,
-    events: impl Iterator<Item = &Event>,
-) -> sqlx::Result<()> {
-    let events: Vec<&Event> = events.collect();
+pub async fn append(connection: &mut PgConnection, events: &[&Event]) -> sqlx::Result<()> {
     if events.is_empty() {
         return Ok(());
     }
-    let store_ids: Vec<i64> = events.iter().map(|event| event.store_id).collect();
-    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-    let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-    let resources: Vec<&str> = events.iter().map(|event| event.resource).collect();
-    let record_ids: Vec<Uuid> = events.iter().map(|event| event.record_id).collect();
-    let external_ids: Vec<Option<&str>> = events
-        .iter()
-        .map(|event| event.external_id.as_deref())
-        .collect();
-    let versions: Vec<i64> = events.iter().map(|event| event.version).collect();
-    let times: Vec<DateTime<Utc>> = events.iter().map(|event| event.created_at).collect();
+    let events = Columns::of(events);
     sqlx::query!(
         "insert into events
             (store_id, id, type, resource, record_id, external_id, version, created_at)
@@ -106,14 +161,14 @@ pub async fn append(
             $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[],
             $8::timestamptz[]
         )",
-        &store_ids,
-        &ids,
-        &kinds as &[&str],
-        &resources as &[&str],
-        &record_ids,
-        &external_ids as &[Option<&str>],
-        &versions,
-        &times,
+        &events.store_ids,
+        &events.ids,
+        &events.kinds as &[&str],
+        &events.resources as &[&str],
+        &events.record_ids,
+        &events.external_ids as &[Option<&str>],
+        &events.versions,
+        &events.times,
     )
     .execute(connection)
     .await?;

@@ -33,7 +33,7 @@ use crate::values::Fields;
 use self::events::Event;
 use self::failure::Failure;
 use self::group_commit::LaneKey;
-use self::read::Filter;
+use self::read::Wanted;
 use self::record::{Index, Record, RowWrite};
 
 /// Which rows are locked before they are read.
@@ -128,29 +128,33 @@ pub trait Resource: Sized + Send + Sync + 'static {
 
     /// In which order rows are locked by every transaction.
     fn lock_order(a: &RowWrite<Self::Content>, b: &RowWrite<Self::Content>) -> Ordering;
-    /// The stored records that the keys may mean.
+    /// The stored records that the keys may mean; companions get to know those that they refer to.
     fn load(
         connection: &mut PgConnection,
         keys: &[(i64, Self::Key)],
         locks: Locks<'_>,
+        companions: &mut Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Arc<Record<Self::Content>>>>> + Send;
     /// Makes rows whose keys are still free; tells how many.
     fn insert(
         connection: &mut PgConnection,
         rows: &[RowWrite<Self::Content>],
     ) -> impl Future<Output = sqlx::Result<u64>> + Send;
-    /// Changes rows whose stored version is still the one that they replace; tells how many.
-    fn update(
+    /// Changes rows, and their companions with them, and writes the events of all that, in one
+    /// statement. Where a stored version is no longer the one that is replaced, somebody was faster:
+    /// it divides by zero, on purpose, and nothing is done.
+    fn change(
         connection: &mut PgConnection,
         rows: &[RowWrite<Self::Content>],
-    ) -> impl Future<Output = sqlx::Result<u64>> + Send;
-    /// Records of one store in order of their ids.
+        companions: &Self::Companions,
+        events: &[&Event],
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+    /// Records of one store in order of their ids; companions get to know those that they refer to.
     fn page(
         connection: &mut PgConnection,
-        store_id: i64,
-        after: Uuid,
+        wanted: &Wanted,
         limit: i64,
-        filter: Filter,
+        companions: &mut Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Arc<Record<Self::Content>>>>> + Send;
     /// The customer that a list is narrowed to.
     fn customer_id(
@@ -192,11 +196,19 @@ pub trait Companions<R: Resource>: Default + Send + Sync {
     fn settle(&mut self, arrival: &Arrival<'_, R>, content: &mut R::Content, clock: &Clock);
     /// Places (among the needs) of inputs whose companions need locks that were not taken.
     fn unlocked(&self) -> &[usize];
-    /// Stores what changed.
-    fn store(
+    /// Whether [`Resource::change`] stores all of what changed.
+    fn go_along(&self) -> bool;
+    /// Stores what does not, in the transaction in which the rest follows.
+    fn go_ahead(
         &mut self,
         connection: &mut PgConnection,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Stores what changed and these events, where no row of the resource itself changes.
+    fn change(
+        &self,
+        connection: &mut PgConnection,
+        events: &[&Event],
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
     /// The events of what changed.
     fn events(&self) -> &[Event];
 }
@@ -237,8 +249,16 @@ impl<R: Resource> Companions<R> for Alone {
         &[]
     }
 
-    async fn store(&mut self, _: &mut PgConnection) -> Result<(), Failure> {
+    fn go_along(&self) -> bool {
+        true
+    }
+
+    async fn go_ahead(&mut self, _: &mut PgConnection) -> Result<(), Failure> {
         Ok(())
+    }
+
+    async fn change(&self, connection: &mut PgConnection, events: &[&Event]) -> sqlx::Result<()> {
+        events::append(connection, events).await
     }
 
     fn events(&self) -> &[Event] {

@@ -33,7 +33,8 @@ pub async fn one<R: Resource>(
         return Err(Error::NotFound);
     }
     let mut connection = state.pool.acquire().await.map_err(failure::of_read)?;
-    let stored = R::load(&mut connection, &keys, Locks::None)
+    let mut companions = R::Companions::default();
+    let stored = R::load(&mut connection, &keys, Locks::None, &mut companions)
         .await
         .map_err(failure::of_read)?;
     let working = Working::<R>::over(&stored);
@@ -41,13 +42,9 @@ pub async fn one<R: Resource>(
         .iter()
         .find_map(|(store_id, key)| working.find(*store_id, key));
     let record = Arc::clone(found.ok_or(Error::NotFound)?);
-    let extras = R::extras(
-        &mut connection,
-        std::slice::from_ref(&record),
-        &R::Companions::default(),
-    )
-    .await
-    .map_err(failure::of_read)?;
+    let extras = R::extras(&mut connection, std::slice::from_ref(&record), &companions)
+        .await
+        .map_err(failure::of_read)?;
     let extra = extras.into_iter().next().ok_or(Error::NotFound)?;
     Ok((record, extra))
 }
@@ -123,18 +120,13 @@ pub struct Page<R: Resource> {
 pub async fn page<R: Resource>(state: &State, wanted: &Wanted) -> Result<Page<R>, Error> {
     let mut connection = state.pool.acquire().await.map_err(failure::of_read)?;
     let limit = i64::from(wanted.limit);
-    let mut records = R::page(
-        &mut connection,
-        wanted.store_id,
-        wanted.after,
-        limit + 1,
-        wanted.filter,
-    )
-    .await
-    .map_err(failure::of_read)?;
+    let mut companions = R::Companions::default();
+    let mut records = R::page(&mut connection, wanted, limit + 1, &mut companions)
+        .await
+        .map_err(failure::of_read)?;
     let has_more = records.len() > wanted.limit as usize;
     records.truncate(wanted.limit as usize);
-    let extras = R::extras(&mut connection, &records, &R::Companions::default())
+    let extras = R::extras(&mut connection, &records, &companions)
         .await
         .map_err(failure::of_read)?;
     let next_after = records.last().filter(|_| has_more).map(|record| record.id);

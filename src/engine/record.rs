@@ -167,6 +167,12 @@ impl<R: Resource> Working<R> {
         self.entries.values().any(|entry| entry.dirty)
     }
 
+    /// Whether any record is made in this batch.
+    #[must_use]
+    pub fn has_new(&self) -> bool {
+        self.entries.values().any(|entry| entry.stored_version == 0)
+    }
+
     /// Whether a record is made in this batch.
     #[must_use]
     pub fn is_new(&self, id: Uuid) -> bool {

@@ -313,10 +313,10 @@ impl<R: Resource> Batch<'_, R> {
             let prepared = self.carefully(&mut transaction, lost).await;
             return self.end(transaction, prepared, lost).await;
         }
-        let stored = R::load(&mut connection, &self.keys, Locks::None).await?;
+        let mut companions = R::Companions::default();
+        let stored = R::load(&mut connection, &self.keys, Locks::None, &mut companions).await?;
         let working = Working::<R>::over(&stored);
         let needs = self.needs(&working);
-        let mut companions = R::Companions::default();
         if !needs.is_empty() {
             let inputs = self.inputs(&needs);
             companions
@@ -328,6 +328,11 @@ impl<R: Resource> Batch<'_, R> {
             self.complete(&mut connection, &mut applied.answers, &companions)
                 .await?;
             return Ok(applied.answers);
+        }
+        if self.is_one_statement(&applied, &companions) {
+            return self
+                .at_once(&mut connection, applied, &companions, lost)
+                .await;
         }
         let read = Read {
             stored,
@@ -376,7 +381,8 @@ impl<R: Resource> Batch<'_, R> {
         let connection = transaction.connection();
         let fresh = std::mem::take(&mut applied.fresh);
         if !fresh.is_empty() {
-            read.stored = R::load(connection, &self.keys, Locks::Fresh(&fresh)).await?;
+            let locks = Locks::Fresh(&fresh);
+            read.stored = R::load(connection, &self.keys, locks, &mut read.companions).await?;
         }
         let unlocked = read.companions.unlocked().to_vec();
         if !unlocked.is_empty() {
@@ -411,7 +417,7 @@ impl<R: Resource> Batch<'_, R> {
         companions
             .load(connection, &self.inputs(&needs), Locks::All)
             .await?;
-        let stored = R::load(connection, &self.keys, Locks::All).await?;
+        let stored = R::load(connection, &self.keys, Locks::All, &mut companions).await?;
         if lost.is_some() && events::any_exists(connection, &self.proposed_events()).await? {
             return Ok(Prepared::RollBack(lost.take().unwrap_or_default()));
         }
@@ -431,16 +437,47 @@ impl<R: Resource> Batch<'_, R> {
             return Ok(Prepared::RollBack(applied.answers));
         }
         let connection = transaction.connection();
-        companions.store(connection).await?;
-        store(connection, &applied.working).await?;
-        let events = companions.events().iter().chain(applied.working.events());
-        events::append(connection, events).await?;
+        companions.go_ahead(connection).await?;
+        let events = events_of(&applied, &companions);
+        store(connection, &applied.working, &companions, &events).await?;
         self.complete(connection, &mut applied.answers, &companions)
             .await?;
         Ok(match self.options.ending {
             Ending::DryRun => Prepared::RollBack(applied.answers),
             Ending::Each | Ending::Whole => Prepared::Commit(applied.answers),
         })
+    }
+
+    /// Whether nothing but changes of stored rows is to be stored, for which no lock is missing.
+    fn is_one_statement(&self, applied: &Applied<R>, companions: &R::Companions) -> bool {
+        let is_kept = match self.options.ending {
+            Ending::Each => true,
+            Ending::Whole => applied.answers.iter().all(Result::is_ok),
+            Ending::DryRun => false,
+        };
+        is_kept
+            && !applied.incomplete
+            && applied.fresh.is_empty()
+            && !applied.working.has_new()
+            && companions.unlocked().is_empty()
+            && companions.go_along()
+    }
+
+    /// Stores what was applied in the one statement that it takes, which is its own transaction.
+    async fn at_once(
+        &self,
+        connection: &mut sqlx::PgConnection,
+        mut applied: Applied<R>,
+        companions: &R::Companions,
+        lost: &mut Option<Answers<R>>,
+    ) -> Result<Answers<R>, Failure> {
+        self.complete(connection, &mut applied.answers, companions)
+            .await?;
+        let rows = applied.working.rows();
+        let events = events_of(&applied, companions);
+        let began = Instant::now();
+        let changed = R::change(connection, &rows, companions, &events).await;
+        self.committed(changed, began, applied.answers, lost)
     }
 
     /// Ends the transaction, whatever came before.
@@ -462,9 +499,20 @@ impl<R: Resource> Batch<'_, R> {
             }
         };
         let began = Instant::now();
-        let committed = transaction.commit().await.map_err(Failure::of_commit);
+        let committed = transaction.commit().await;
+        self.committed(committed, began, answers, lost)
+    }
+
+    /// What the end of a transaction means for its answers.
+    fn committed(
+        &self,
+        committed: sqlx::Result<()>,
+        began: Instant,
+        answers: Answers<R>,
+        lost: &mut Option<Answers<R>>,
+    ) -> Result<Answers<R>, Failure> {
         metrics::histogram!("keyfold_write_commit_seconds").record(began.elapsed().as_secs_f64());
-        match committed {
+        match committed.map_err(Failure::of_commit) {
             Ok(()) => Ok(answers),
             Err(failure) => {
                 if matches!(failure, Failure::CommitLost(_)) {
@@ -663,31 +711,45 @@ fn take<R: Resource>(
     })
 }
 
-/// Stores the rows of a working set, provided that each still has the version that was read.
+/// The events of all that changed, those of companions first.
+fn events_of<'a, R: Resource>(
+    applied: &'a Applied<R>,
+    companions: &'a R::Companions,
+) -> Vec<&'a Event> {
+    let events = companions.events().iter();
+    events.chain(applied.working.events()).collect()
+}
+
+/// Stores the rows of a working set with companions and events, provided that each still has the
+/// version that was read.
 ///
 /// # Errors
 /// `Conflict` when somebody was faster.
 pub async fn store<R: Resource>(
     connection: &mut sqlx::PgConnection,
     working: &Working<R>,
+    companions: &R::Companions,
+    events: &[&Event],
 ) -> Result<(), Failure> {
     let rows = working.rows();
     let (new, stored): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| row.replaced_version == 0);
     // Who holds a new key has all its stored rows already, so nobody waits for it with a row that
     // it waits for.
-    if !stored.is_empty() && is_short(R::update(connection, &stored).await?, &stored) {
-        return Err(Failure::Conflict);
+    if stored.is_empty() {
+        companions.change(connection, events).await?;
+    } else {
+        R::change(connection, &stored, companions, events).await?;
     }
-    if !new.is_empty() && is_short(R::insert(connection, &new).await?, &new) {
-        return Err(Failure::Conflict);
+    if new.is_empty() {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Whether fewer rows were written than there are.
-fn is_short<T>(written: u64, rows: &[T]) -> bool {
-    usize::try_from(written) != Ok(rows.len())
+    let made = R::insert(connection, &new).await?;
+    if usize::try_from(made) == Ok(new.len()) {
+        Ok(())
+    } else {
+        Err(Failure::Conflict)
+    }
 }
 
 /// Waits a little before the next attempt, longer each time.

@@ -15,10 +15,12 @@ use uuid::Uuid;
 use super::customers::embedded::{
     CarriesCustomer, CustomerRef, CustomerView, EmbeddedCustomer, EmbeddedCustomers,
 };
-use super::customers::{self, embedded};
+use super::customers::embedded::{customer_of_row, select_with_customers};
+use super::customers::{self, embedded, write_with_customers};
 use crate::auth::StoreAccess;
+use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
-use crate::engine::read::{ByExternalId, Filter, by_external_id, key_columns};
+use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Locks, Resource};
 use crate::error::Error;
@@ -283,12 +285,13 @@ impl Resource for Order {
         connection: &mut PgConnection,
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
+        companions: &mut EmbeddedCustomers,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         let (store_ids, external_ids) = key_columns(keys);
         if matches!(locks, Locks::All) {
             lock(connection, &store_ids, &external_ids).await?;
         }
-        select(connection, &store_ids, &external_ids).await
+        select(connection, &store_ids, &external_ids, companions).await
     }
 
     async fn customer_id(
@@ -306,30 +309,33 @@ impl Resource for Order {
         insert(connection, rows).await
     }
 
-    async fn update(
+    async fn change(
         connection: &mut PgConnection,
         rows: &[RowWrite<Content>],
-    ) -> sqlx::Result<u64> {
-        update(connection, rows).await
+        customers: &EmbeddedCustomers,
+        events: &[&Event],
+    ) -> sqlx::Result<()> {
+        change(connection, rows, customers, events).await
     }
 
     async fn page(
         connection: &mut PgConnection,
-        store_id: i64,
-        after: Uuid,
+        wanted: &Wanted,
         limit: i64,
-        filter: Filter,
+        companions: &mut EmbeddedCustomers,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let (store_id, filter) = (wanted.store_id, wanted.filter);
+        let range = (wanted.after, limit);
         let external_ids = match filter.customer_id() {
             Some(customer_id) => {
-                let range = (after, limit);
                 page_of_customer(&mut *connection, store_id, customer_id, filter.id(), range)
                     .await?
             }
-            None => page(&mut *connection, store_id, filter.id(), (after, limit)).await?,
+            None => page(&mut *connection, store_id, filter.id(), range).await?,
         };
         let keys: Vec<&str> = external_ids.iter().map(String::as_str).collect();
-        let mut records = select(connection, &vec![store_id; keys.len()], &keys).await?;
+        let store_ids = vec![store_id; keys.len()];
+        let mut records = select(connection, &store_ids, &keys, companions).await?;
         records.sort_by_key(|record| record.id);
         Ok(records)
     }
@@ -412,30 +418,28 @@ impl Resource for Order {
     }
 }
 
-/// A row as the statement below gives it.
-struct Row {
-    store_id: i64,
-    id: Uuid,
-    external_id: String,
-    placed_at: DateTime<Utc>,
-    total_price: Decimal,
-    currency: Option<String>,
-    financial_status: Option<String>,
-    fulfillment_status: Option<String>,
-    customer_id: Uuid,
-    customer_digest: Option<Vec<u8>>,
-    line_items: String,
-    tags: Json<Vec<String>>,
-    metadata: String,
-    version: i64,
-    source_updated_at: Option<DateTime<Utc>>,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-}
-
-impl From<Row> for Record<Content> {
-    fn from(row: Row) -> Self {
-        Self {
+/// The stored records; customers get to know those that they refer to.
+async fn select(
+    connection: &mut PgConnection,
+    store_ids: &[i64],
+    external_ids: &[&str],
+    customers: &mut EmbeddedCustomers,
+) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+    let rows = select_with_customers!(
+        connection,
+        "orders",
+        r#"
+            carrier.store_id, carrier.id, carrier.external_id, carrier.placed_at, carrier.total_price, carrier.currency,
+            carrier.financial_status, carrier.fulfillment_status, carrier.customer_id, carrier.customer_digest,
+            carrier.line_items::text as "line_items!", carrier.tags as "tags: Json<Vec<String>>",
+            carrier.metadata::text as "metadata!", carrier.version, carrier.source_updated_at, carrier.created_at,
+            carrier.updated_at"#,
+        store_ids,
+        external_ids,
+    );
+    let records = rows.into_iter().map(|row| {
+        customers.know(customer_of_row!(row));
+        Arc::new(Record {
             store_id: row.store_id,
             id: row.id,
             version: row.version,
@@ -454,31 +458,9 @@ impl From<Row> for Record<Content> {
                 tags: Tags::from_stored(row.tags.0),
                 metadata: FreeJson::from_stored(row.metadata),
             },
-        }
-    }
-}
-
-async fn select(
-    connection: &mut PgConnection,
-    store_ids: &[i64],
-    external_ids: &[&str],
-) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"select
-            o.store_id, o.id, o.external_id, o.placed_at, o.total_price, o.currency,
-            o.financial_status, o.fulfillment_status, o.customer_id, o.customer_digest,
-            o.line_items::text as "line_items!", o.tags as "tags: Json<Vec<String>>",
-            o.metadata::text as "metadata!", o.version, o.source_updated_at, o.created_at,
-            o.updated_at
-        from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
-        join orders o on o.store_id = wanted.store_id and o.external_id = wanted.external_id"#,
-        store_ids,
-        external_ids as &[&str],
-    )
-    .fetch_all(connection)
-    .await?;
-    Ok(rows.into_iter().map(|row| Arc::new(row.into())).collect())
+        })
+    });
+    Ok(records.collect())
 }
 
 async fn lock(
@@ -636,42 +618,60 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
     Ok(done.rows_affected())
 }
 
-/// Changes orders whose stored version is still the one that they replace; tells how many.
-async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+/// Changes orders and the customers that they carry along, all of them provided that the stored
+/// versions are still those that they replace.
+async fn change(
+    connection: &mut PgConnection,
+    rows: &[RowWrite<Content>],
+    customers: &EmbeddedCustomers,
+    events: &[&Event],
+) -> sqlx::Result<()> {
     let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
-    let done = sqlx::query!(
-        "update orders o
-        set placed_at = row.placed_at,
-            total_price = row.total_price,
-            currency = row.currency,
-            financial_status = row.financial_status,
-            fulfillment_status = row.fulfillment_status,
-            customer_id = row.customer_id,
-            -- an erasure may have cleared it since it was read
-            customer_digest = case
-                when o.customer_digest is null and o.customer_id = row.customer_id then null
-                else row.customer_digest
-            end,
-            line_items = row.line_items::jsonb,
-            tags = row.tags::jsonb,
-            metadata = row.metadata::jsonb,
-            version = row.version,
-            replaced_version = row.replaced_version,
-            source_updated_at = row.source_updated_at,
-            updated_at = row.updated_at
-        from unnest(
-            $1::bigint[], $2::text[], $3::timestamptz[], $4::numeric[], $5::text[], $6::text[],
-            $7::text[], $8::uuid[], $9::bytea[], $10::text[], $11::text[], $12::text[],
-            $13::bigint[], $14::bigint[], $15::timestamptz[], $16::timestamptz[]
-        ) as row (
-            store_id, external_id, placed_at, total_price, currency, financial_status, fulfillment_status,
-            customer_id, customer_digest, line_items, tags, metadata, version, replaced_version,
-            source_updated_at, updated_at
-        )
-        where o.store_id = row.store_id
-            and o.external_id = row.external_id
-            and o.version = row.replaced_version
-            and (o.source_updated_at is null or o.source_updated_at <= row.source_updated_at)",
+    let customers = customers.changed();
+    write_with_customers!(
+        connection,
+        &customers,
+        events,
+        [", changed as (
+                update orders o
+                set placed_at = row.placed_at,
+                    total_price = row.total_price,
+                    currency = row.currency,
+                    financial_status = row.financial_status,
+                    fulfillment_status = row.fulfillment_status,
+                    customer_id = row.customer_id,
+                    -- an erasure may have cleared it since it was read
+                    customer_digest = case
+                        when o.customer_digest is null and o.customer_id = row.customer_id then null
+                        else row.customer_digest
+                    end,
+                    line_items = row.line_items::jsonb,
+                    tags = row.tags::jsonb,
+                    metadata = row.metadata::jsonb,
+                    version = row.version,
+                    replaced_version = row.replaced_version,
+                    source_updated_at = row.source_updated_at,
+                    updated_at = row.updated_at
+                from unnest(
+                    $25::bigint[], $26::text[], $27::timestamptz[], $28::numeric[], $29::text[], $30::text[],
+                    $31::text[], $32::uuid[], $33::bytea[], $34::text[], $35::text[], $36::text[],
+                    $37::bigint[], $38::bigint[], $39::timestamptz[], $40::timestamptz[]
+                ) as row (
+                    store_id, external_id, placed_at, total_price, currency, financial_status, fulfillment_status,
+                    customer_id, customer_digest, line_items, tags, metadata, version, replaced_version,
+                    source_updated_at, updated_at
+                )
+                where o.store_id = row.store_id
+                    and o.external_id = row.external_id
+                    and o.version = row.replaced_version
+                    and (o.source_updated_at is null or o.source_updated_at <= row.source_updated_at)
+                returning 1
+            )
+            select 1 / case
+                when (select count(*) from customer) = cardinality($9::bigint[])
+                    and (select count(*) from changed) = cardinality($25::bigint[]) then 1
+                else 0
+            end as swapped"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.placed,
@@ -689,9 +689,8 @@ async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
         &stamps.sources as &[Option<DateTime<Utc>>],
         &stamps.updated,
     )
-    .execute(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(())
 }
 
 /// Clears the digests of what orders carried of an erased customer.

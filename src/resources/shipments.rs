@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::StoreAccess;
+use crate::engine::events::{Event, write_with_events};
 use crate::engine::group_commit::LaneKey;
-use crate::engine::read::{ByExternalId, Filter, by_external_id, key_columns};
+use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, Resource};
 use crate::values::{
@@ -207,6 +208,7 @@ impl Resource for Shipment {
         connection: &mut PgConnection,
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
+        _: &mut Alone,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         let (store_ids, external_ids) = key_columns(keys);
         if matches!(locks, Locks::All) {
@@ -222,19 +224,20 @@ impl Resource for Shipment {
         insert(connection, rows).await
     }
 
-    async fn update(
+    async fn change(
         connection: &mut PgConnection,
         rows: &[RowWrite<Content>],
-    ) -> sqlx::Result<u64> {
-        update(connection, rows).await
+        _: &Alone,
+        events: &[&Event],
+    ) -> sqlx::Result<()> {
+        change(connection, rows, events).await
     }
 
     async fn page(
         connection: &mut PgConnection,
-        store_id: i64,
-        after: Uuid,
+        wanted: &Wanted,
         limit: i64,
-        filter: Filter,
+        _: &mut Alone,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         let keys = sqlx::query_scalar!(
             "select external_id
@@ -244,15 +247,15 @@ impl Resource for Shipment {
                 and ($3::uuid is null or id = $3)
             order by id
             limit $4",
-            store_id,
-            after,
-            filter.id(),
+            wanted.store_id,
+            wanted.after,
+            wanted.filter.id(),
             limit,
         )
         .fetch_all(&mut *connection)
         .await?;
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut records = select(connection, &vec![store_id; keys.len()], &keys).await?;
+        let mut records = select(connection, &vec![wanted.store_id; keys.len()], &keys).await?;
         records.sort_by_key(|record| record.id);
         Ok(records)
     }
@@ -495,32 +498,45 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
     Ok(done.rows_affected())
 }
 
-/// Changes shipments whose stored version is still the one that they replace; tells how many.
-async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+/// Changes shipments, all of them provided that the stored versions are still those that they replace.
+async fn change(
+    connection: &mut PgConnection,
+    rows: &[RowWrite<Content>],
+    events: &[&Event],
+) -> sqlx::Result<()> {
     let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
-    let done = sqlx::query!(
-        "update shipments s
-        set order_external_id = row.order_external_id,
-            tracking_number = row.tracking_number,
-            tracking_url = row.tracking_url,
-            carrier = row.carrier,
-            status = row.status,
-            metadata = row.metadata::jsonb,
-            version = row.version,
-            replaced_version = row.replaced_version,
-            source_updated_at = row.source_updated_at,
-            updated_at = row.updated_at
-        from unnest(
-            $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::bigint[], $10::bigint[], $11::timestamptz[], $12::timestamptz[]
-        ) as row (
-            store_id, external_id, order_external_id, tracking_number, tracking_url, carrier, status,
-            metadata, version, replaced_version, source_updated_at, updated_at
-        )
-        where s.store_id = row.store_id
-            and s.external_id = row.external_id
-            and s.version = row.replaced_version
-            and (s.source_updated_at is null or s.source_updated_at <= row.source_updated_at)",
+    write_with_events!(
+        connection,
+        events,
+        [", changed as (
+                update shipments s
+                set order_external_id = row.order_external_id,
+                    tracking_number = row.tracking_number,
+                    tracking_url = row.tracking_url,
+                    carrier = row.carrier,
+                    status = row.status,
+                    metadata = row.metadata::jsonb,
+                    version = row.version,
+                    replaced_version = row.replaced_version,
+                    source_updated_at = row.source_updated_at,
+                    updated_at = row.updated_at
+                from unnest(
+                    $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+                    $16::text[], $17::bigint[], $18::bigint[], $19::timestamptz[], $20::timestamptz[]
+                ) as row (
+                    store_id, external_id, order_external_id, tracking_number, tracking_url, carrier, status,
+                    metadata, version, replaced_version, source_updated_at, updated_at
+                )
+                where s.store_id = row.store_id
+                    and s.external_id = row.external_id
+                    and s.version = row.replaced_version
+                    and (s.source_updated_at is null or s.source_updated_at <= row.source_updated_at)
+                returning 1
+            )
+            select 1 / case
+                when (select count(*) from changed) = cardinality($9::bigint[]) then 1
+                else 0
+            end as swapped"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.orders as &[&str],
@@ -534,7 +550,6 @@ async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
         &stamps.sources as &[Option<DateTime<Utc>>],
         &stamps.updated,
     )
-    .execute(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(())
 }

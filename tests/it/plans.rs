@@ -70,7 +70,6 @@ async fn fill_and_check(app: App) {
     app.stop().await;
     let read = settled(&pool).await;
     let per_order = read / i64::try_from(ORDERS).expect("few");
-    println!("{per_order} index entries and rows read per order");
     assert!(
         per_order <= MOST_READ_PER_ORDER,
         "{per_order} index entries and rows read per order"

@@ -19,11 +19,11 @@ use super::identity::{self, Identity};
 use super::{Content, Customer, makes_or_adopts};
 use crate::auth::StoreAccess;
 use crate::clock::Clock;
-use crate::engine::events::Event;
+use crate::engine::events::{self, Event};
 use crate::engine::failure::Failure;
-use crate::engine::record::{Record, Working};
+use crate::engine::record::{Record, RowWrite, StoreNameRef, Working};
 use crate::engine::write::{self, Outcome};
-use crate::engine::{Arrival, Companions, Locks, Resource};
+use crate::engine::{Alone, Arrival, Companions, Locks, Resource};
 use crate::values::{
     Checked, Count, Email, ExternalId, Faults, Fields, FreeJson, Locale, Node, Phone, PhoneInput,
     Tags, Text, text,
@@ -227,8 +227,79 @@ pub trait CarriesCustomer: Resource {
     fn reference_mut(content: &mut Self::Content) -> &mut CustomerRef;
 }
 
+/// Orders or checkouts by their keys, each with the customer that it refers to: the columns are the
+/// customer's, as [`customer_of_row`] takes them, and those that are named, of `carrier`.
+macro_rules! select_with_customers {
+    ($connection:expr, $table:literal, $columns:literal, $store_ids:expr, $external_ids:expr $(,)?) => {
+        sqlx::query!(
+            r#"select
+                customer.store_id as "customer_store_id?",
+                customer.id as "customer_record_id?",
+                customer.external_id as "customer_external_id?",
+                customer.phone as "customer_phone?",
+                customer.first_name as "customer_first_name?",
+                customer.last_name as "customer_last_name?",
+                customer.email as "customer_email?",
+                customer.locale as "customer_locale?",
+                customer.tags as "customer_tags?: Json<Vec<String>>",
+                customer.lifetime_value as "customer_lifetime_value?",
+                customer.orders_count as "customer_orders_count?",
+                customer.metadata::text as "customer_metadata?",
+                customer.version as "customer_version?",
+                customer.source_updated_at as "customer_source_updated_at?",
+                customer.created_at as "customer_created_at?",
+                customer.updated_at as "customer_updated_at?",
+                customer.erased_at as "customer_erased_at?","#
+                + $columns
+                + " from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
+                join "
+                + $table
+                + " carrier
+                    on carrier.store_id = wanted.store_id
+                    and carrier.external_id = wanted.external_id
+                left join customers customer
+                    on customer.store_id = carrier.store_id
+                    and customer.id = carrier.customer_id",
+            $store_ids,
+            $external_ids as &[&str],
+        )
+        .fetch_all($connection)
+        .await?
+    };
+}
+
+/// The customer in a row of [`select_with_customers`], if it is there.
+macro_rules! customer_of_row {
+    ($row:ident) => {
+        (|| {
+            Some($crate::resources::customers::identity::Row {
+                store_id: $row.customer_store_id?,
+                id: $row.customer_record_id?,
+                external_id: $row.customer_external_id,
+                phone: $row.customer_phone,
+                first_name: $row.customer_first_name,
+                last_name: $row.customer_last_name,
+                email: $row.customer_email,
+                locale: $row.customer_locale,
+                tags: $row.customer_tags?,
+                lifetime_value: $row.customer_lifetime_value,
+                orders_count: $row.customer_orders_count,
+                metadata: $row.customer_metadata?,
+                version: $row.customer_version?,
+                source_updated_at: $row.customer_source_updated_at,
+                created_at: $row.customer_created_at?,
+                updated_at: $row.customer_updated_at?,
+                erased_at: $row.customer_erased_at,
+            })
+        })()
+    };
+}
+pub(in crate::resources) use {customer_of_row, select_with_customers};
+
 /// The customers that a batch of orders or checkouts carries along.
 pub struct EmbeddedCustomers {
+    /// Those that the stored orders refer to, as they were read with them.
+    known: HashMap<Uuid, Arc<Record<Content>>>,
     working: Working<Customer>,
     stored: Vec<Arc<Record<Content>>>,
     locked: Locked,
@@ -236,6 +307,8 @@ pub struct EmbeddedCustomers {
     folded: BTreeSet<Uuid>,
     /// Customers that orders refer to, in order of their locks.
     referred: BTreeSet<(i64, Uuid)>,
+    /// What changed is stored already.
+    went_ahead: bool,
 }
 
 enum Locked {
@@ -246,17 +319,27 @@ enum Locked {
 impl Default for EmbeddedCustomers {
     fn default() -> Self {
         Self {
+            known: HashMap::new(),
             working: Working::over(&[]),
             stored: Vec::new(),
             locked: Locked::Places(BTreeSet::new()),
             unlocked: Vec::new(),
             folded: BTreeSet::new(),
             referred: BTreeSet::new(),
+            went_ahead: false,
         }
     }
 }
 
 impl EmbeddedCustomers {
+    /// Keeps a customer that was read together with what refers to it.
+    pub(in crate::resources) fn know(&mut self, row: Option<identity::Row>) {
+        if let Some(row) = row {
+            let record = Arc::new(Record::from(row));
+            self.known.insert(record.id, record);
+        }
+    }
+
     /// Applies one customer and gives the record's id.
     fn merge(
         &mut self,
@@ -290,8 +373,10 @@ impl EmbeddedCustomers {
         keys: &[(i64, Identity)],
         locks: Locks<'_>,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let Locks::Fresh(places) = locks else {
-            return identity::load(connection, keys, locks).await;
+        let places = match locks {
+            Locks::None => return self.not_known(connection, keys).await,
+            Locks::All => return identity::load(connection, keys, locks).await,
+            Locks::Fresh(places) => places,
         };
         let keys: Vec<_> = places.iter().map(|at| keys[*at].clone()).collect();
         let all: Vec<usize> = (0..keys.len()).collect();
@@ -301,6 +386,42 @@ impl EmbeddedCustomers {
         stored.retain(|record| !again.contains(&record.id));
         stored.extend(read);
         Ok(stored)
+    }
+
+    /// What is stored, of which only those are looked up that nobody refers to yet. Only the record
+    /// with an external id can be meant by it, whatever else there is.
+    async fn not_known(
+        &self,
+        connection: &mut PgConnection,
+        keys: &[(i64, Identity)],
+    ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let named = self.known.values().filter_map(|record| {
+            let external_id = Customer::external_id(&record.content)?;
+            Some((StoreNameRef(record.store_id, external_id), record))
+        });
+        let named: HashMap<_, _> = named.collect();
+        let mut stored = HashMap::new();
+        let mut unknown = Vec::new();
+        for (store_id, key) in keys {
+            let known = match key {
+                Identity::Named(external_id, _) => {
+                    named.get(&StoreNameRef(*store_id, external_id.as_str()))
+                }
+                _ => None,
+            };
+            match known {
+                Some(record) => {
+                    stored.insert(record.id, Arc::clone(record));
+                }
+                None => unknown.push((*store_id, key.clone())),
+            }
+        }
+        if !unknown.is_empty() {
+            for record in identity::load(connection, &unknown, Locks::None).await? {
+                stored.insert(record.id, record);
+            }
+        }
+        Ok(stored.into_values().collect())
     }
 
     fn note_lock(&mut self, place: usize) {
@@ -317,13 +438,12 @@ impl EmbeddedCustomers {
     /// them are committed: the eraser would not see those orders and leave them their digests. The
     /// version check guards only the customers that change.
     async fn hold(&self, connection: &mut PgConnection) -> Result<(), Failure> {
-        let is_stored = |(_, id): &&(i64, Uuid)| !self.working.is_new(*id);
-        let stored: BTreeSet<_> = self.referred.iter().filter(is_stored).copied().collect();
-        let is_kept = |(_, id): &&(i64, Uuid)| !self.working.is_dirty(*id);
-        let kept: BTreeSet<_> = stored.iter().filter(is_kept).copied().collect();
+        let kept = self.kept();
         if kept.is_empty() {
             return Ok(());
         }
+        let is_stored = |(_, id): &&(i64, Uuid)| !self.working.is_new(*id);
+        let stored: BTreeSet<_> = self.referred.iter().filter(is_stored).copied().collect();
         if kept.len() < stored.len() {
             // Two batches, each changing what the other one refers to, would block each other.
             identity::lock_records(connection, &stored).await?;
@@ -332,6 +452,21 @@ impl EmbeddedCustomers {
             return Err(Failure::Conflict);
         }
         Ok(())
+    }
+
+    /// Customers that are referred to and stay as they are.
+    fn kept(&self) -> BTreeSet<(i64, Uuid)> {
+        let is_kept = |(_, id): &&(i64, Uuid)| !self.working.is_dirty(*id);
+        self.referred.iter().filter(is_kept).copied().collect()
+    }
+
+    /// Customers that were there and change, unless that is stored already.
+    pub fn changed(&self) -> Vec<RowWrite<Content>> {
+        if self.went_ahead {
+            Vec::new()
+        } else {
+            self.working.rows()
+        }
     }
 
     fn make(&mut self, store_id: i64, content: Content, moment: &Moment, clock: &Clock) -> Uuid {
@@ -399,6 +534,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
             .collect();
         let stored = self.refreshed(connection, &keys, locks).await?;
         *self = Self {
+            known: std::mem::take(&mut self.known),
             working: Working::over(&stored),
             stored,
             locked: match locks {
@@ -416,6 +552,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         self.unlocked.clear();
         self.folded.clear();
         self.referred.clear();
+        self.went_ahead = false;
     }
 
     fn settle(&mut self, arrival: &Arrival<'_, R>, content: &mut R::Content, clock: &Clock) {
@@ -433,9 +570,25 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         &self.unlocked
     }
 
-    async fn store(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
+    fn go_along(&self) -> bool {
+        !self.working.has_new() && self.kept().is_empty()
+    }
+
+    async fn go_ahead(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
         self.hold(connection).await?;
-        write::store(connection, &self.working).await
+        if self.working.has_new() {
+            write::store(connection, &self.working, &Alone, &[]).await?;
+            self.went_ahead = true;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, connection: &mut PgConnection, events: &[&Event]) -> sqlx::Result<()> {
+        let changed = self.changed();
+        if changed.is_empty() {
+            return events::append(connection, events).await;
+        }
+        Customer::change(connection, &changed, &Alone, events).await
     }
 
     fn events(&self) -> &[Event] {
@@ -536,7 +689,8 @@ pub async fn views<R: CarriesCustomer>(
     let mut missing: BTreeSet<(i64, Uuid)> = BTreeSet::new();
     for record in records {
         let id = of(record);
-        match companions.working.by_id(id) {
+        let customer = companions.working.by_id(id);
+        match customer.or_else(|| companions.known.get(&id)) {
             Some(customer) => {
                 let is_new = companions.working.is_new(id);
                 views.insert(id, CustomerView::of(customer, is_new));

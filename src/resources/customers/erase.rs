@@ -167,5 +167,5 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
         version: tombstone.version,
         created_at: tombstone.updated_at,
     };
-    events::append(connection, std::iter::once(&event)).await
+    events::append(connection, &[&event]).await
 }

@@ -276,25 +276,25 @@ pub async fn hold(
     Ok(held.len())
 }
 
-/// A row as the statement below gives it.
-struct Row {
-    store_id: i64,
-    id: Uuid,
-    external_id: Option<String>,
-    phone: Option<String>,
-    first_name: Option<String>,
-    last_name: Option<String>,
-    email: Option<String>,
-    locale: Option<String>,
-    tags: Json<Vec<String>>,
-    lifetime_value: Option<i64>,
-    orders_count: Option<i64>,
-    metadata: String,
-    version: i64,
-    source_updated_at: Option<DateTime<Utc>>,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-    erased_at: Option<DateTime<Utc>>,
+/// A row as the statements below give it.
+pub(in crate::resources) struct Row {
+    pub store_id: i64,
+    pub id: Uuid,
+    pub external_id: Option<String>,
+    pub phone: Option<String>,
+    pub first_name: Option<String>,
+    pub last_name: Option<String>,
+    pub email: Option<String>,
+    pub locale: Option<String>,
+    pub tags: Json<Vec<String>>,
+    pub lifetime_value: Option<i64>,
+    pub orders_count: Option<i64>,
+    pub metadata: String,
+    pub version: i64,
+    pub source_updated_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub erased_at: Option<DateTime<Utc>>,
 }
 
 impl From<Row> for Record<Content> {

@@ -16,8 +16,9 @@ use uuid::Uuid;
 
 use self::identity::{Directory, Identity};
 use crate::auth::StoreAccess;
+use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
-use crate::engine::read::Filter;
+use crate::engine::read::{Filter, Wanted};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, Resource, failure};
 use crate::error::Error;
@@ -240,6 +241,7 @@ impl Resource for Customer {
         connection: &mut PgConnection,
         keys: &[(i64, Identity)],
         locks: Locks<'_>,
+        _: &mut Alone,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         identity::load(connection, keys, locks).await
     }
@@ -251,22 +253,24 @@ impl Resource for Customer {
         insert(connection, rows).await
     }
 
-    async fn update(
+    async fn change(
         connection: &mut PgConnection,
         rows: &[RowWrite<Content>],
-    ) -> sqlx::Result<u64> {
-        update(connection, rows).await
+        _: &Alone,
+        events: &[&Event],
+    ) -> sqlx::Result<()> {
+        change(connection, rows, events).await
     }
 
     async fn page(
         connection: &mut PgConnection,
-        store_id: i64,
-        after: Uuid,
+        wanted: &Wanted,
         limit: i64,
-        filter: Filter,
+        _: &mut Alone,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
+        let (store_id, after) = (wanted.store_id, wanted.after);
         loop {
-            let ids = page_of_ids(&mut *connection, store_id, after, limit, filter).await?;
+            let ids = page_of_ids(&mut *connection, store_id, after, limit, wanted.filter).await?;
             let keys: Vec<_> = ids.iter().map(|id| (store_id, Identity::Id(*id))).collect();
             let mut records = identity::load(&mut *connection, &keys, Locks::None).await?;
             records.retain(|record| !record.content.erased);
@@ -407,21 +411,21 @@ fn unique_part(row: &RowWrite<Content>) -> (Option<&str>, Option<&str>) {
 }
 
 /// The contents of rows, column by column.
-struct Columns<'a> {
-    external_ids: Vec<Option<&'a str>>,
-    phones: Vec<Option<&'a str>>,
-    first_names: Vec<Option<&'a str>>,
-    last_names: Vec<Option<&'a str>>,
-    emails: Vec<Option<&'a str>>,
-    locales: Vec<Option<&'a str>>,
-    tags: Vec<String>,
-    values: Vec<Option<i64>>,
-    counts: Vec<Option<i64>>,
-    metadata: Vec<&'a str>,
+pub(super) struct Columns<'a> {
+    pub(super) external_ids: Vec<Option<&'a str>>,
+    pub(super) phones: Vec<Option<&'a str>>,
+    pub(super) first_names: Vec<Option<&'a str>>,
+    pub(super) last_names: Vec<Option<&'a str>>,
+    pub(super) emails: Vec<Option<&'a str>>,
+    pub(super) locales: Vec<Option<&'a str>>,
+    pub(super) tags: Vec<String>,
+    pub(super) values: Vec<Option<i64>>,
+    pub(super) counts: Vec<Option<i64>>,
+    pub(super) metadata: Vec<&'a str>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(rows: &'a [RowWrite<Content>]) -> Self {
+    pub(super) fn of(rows: &'a [RowWrite<Content>]) -> Self {
         let contents = || rows.iter().map(|row| &row.record.content);
         Self {
             external_ids: contents().map(|c| Customer::external_id(c)).collect(),
@@ -486,59 +490,90 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
     Ok(done.rows_affected())
 }
 
-/// Changes customers whose stored version is still the one that they replace; tells how many.
-async fn update(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
-    let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
-    let done = sqlx::query!(
-        "update customers c
-        set external_id = row.external_id,
-            phone = row.phone,
-            first_name = row.first_name,
-            last_name = row.last_name,
-            email = row.email,
-            locale = row.locale,
-            tags = row.tags::jsonb,
-            lifetime_value = row.lifetime_value,
-            orders_count = row.orders_count,
-            metadata = row.metadata::jsonb,
-            version = row.version,
-            replaced_version = row.replaced_version,
-            source_updated_at = row.source_updated_at,
-            updated_at = row.updated_at
-        from unnest(
-            $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[],
-            $14::bigint[], $15::timestamptz[], $16::timestamptz[]
-        ) as row (
-            store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
-            lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
-            updated_at
+/// A statement that changes customers, `$9` to `$24`, writes events, and does whatever its other parts
+/// say, as one. `customer` has a row for each that still had the version which it replaces.
+macro_rules! write_with_customers {
+    ($connection:expr, $customers:expr, $events:expr, [$($part:literal),+] $(, $value:expr)* $(,)?) => {{
+        let stamps = $crate::engine::record::Stamps::of($customers);
+        let columns = $crate::resources::customers::Columns::of($customers);
+        $crate::engine::events::write_with_events!(
+            $connection,
+            $events,
+            [
+                ", customer as (
+                update customers c
+                set external_id = row.external_id,
+                    phone = row.phone,
+                    first_name = row.first_name,
+                    last_name = row.last_name,
+                    email = row.email,
+                    locale = row.locale,
+                    tags = row.tags::jsonb,
+                    lifetime_value = row.lifetime_value,
+                    orders_count = row.orders_count,
+                    metadata = row.metadata::jsonb,
+                    version = row.version,
+                    replaced_version = row.replaced_version,
+                    source_updated_at = row.source_updated_at,
+                    updated_at = row.updated_at
+                from unnest(
+                    $9::bigint[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+                    $16::text[], $17::text[], $18::bigint[], $19::bigint[], $20::text[], $21::bigint[],
+                    $22::bigint[], $23::timestamptz[], $24::timestamptz[]
+                ) as row (
+                    store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
+                    lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
+                    updated_at
+                )
+                where c.store_id = row.store_id
+                    and c.id = row.id
+                    and c.version = row.replaced_version
+                    and c.erased_at is null
+                    and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)
+                returning 1
+            )",
+                $($part),+
+            ],
+                &stamps.store_ids,
+                &stamps.ids,
+                &columns.external_ids as &[Option<&str>],
+                &columns.phones as &[Option<&str>],
+                &columns.first_names as &[Option<&str>],
+                &columns.last_names as &[Option<&str>],
+                &columns.emails as &[Option<&str>],
+                &columns.locales as &[Option<&str>],
+                &columns.tags,
+                &columns.values as &[Option<i64>],
+                &columns.counts as &[Option<i64>],
+                &columns.metadata as &[&str],
+                &stamps.versions,
+                &stamps.replaced,
+                &stamps.sources as &[Option<chrono::DateTime<chrono::Utc>>],
+                &stamps.updated,
+            $($value),*
         )
-        where c.store_id = row.store_id
-            and c.id = row.id
-            and c.version = row.replaced_version
-            and c.erased_at is null
-            and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)",
-        &stamps.store_ids,
-        &stamps.ids,
-        &columns.external_ids as &[Option<&str>],
-        &columns.phones as &[Option<&str>],
-        &columns.first_names as &[Option<&str>],
-        &columns.last_names as &[Option<&str>],
-        &columns.emails as &[Option<&str>],
-        &columns.locales as &[Option<&str>],
-        &columns.tags,
-        &columns.values as &[Option<i64>],
-        &columns.counts as &[Option<i64>],
-        &columns.metadata as &[&str],
-        &stamps.versions,
-        &stamps.replaced,
-        &stamps.sources as &[Option<DateTime<Utc>>],
-        &stamps.updated,
+    }};
+}
+pub(super) use write_with_customers;
+
+/// Changes customers, all of them provided that the stored versions are still those that they
+/// replace.
+async fn change(
+    connection: &mut PgConnection,
+    rows: &[RowWrite<Content>],
+    events: &[&Event],
+) -> sqlx::Result<()> {
+    write_with_customers!(
+        connection,
+        rows,
+        events,
+        [" select 1 / case
+            when (select count(*) from customer) = cardinality($9::bigint[]) then 1
+            else 0
+        end as swapped"],
     )
-    .execute(connection)
     .await?;
-    Ok(done.rows_affected())
+    Ok(())
 }
 
 /// The id of the customer with this external id.

@@ -1,7 +1,10 @@
 //! A road between the service and Postgres that breaks at a commit.
 //!
-//! The service sends `commit` as a simple query: the bytes `Q`, a length of 11, `commit\0`.
+//! The service commits in two ways: by the simple query `commit`, and by executing a prepared
+//! statement that writes events without a transaction around it, which is committed at the `Sync`
+//! after it.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -12,8 +15,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-/// `commit` on the wire.
-const COMMIT: &[u8] = b"Q\0\0\0\x0bcommit\0";
+/// How statements begin that write events.
+const WRITES_EVENTS: &[u8] = b"with event as (";
 
 /// What happens to one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,26 +114,32 @@ async fn carry(
     commits: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
     let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
+    let mut asked = Asked::default();
     loop {
         tokio::select! {
             read = client.read(&mut up) => {
                 let bytes = &up[..read?];
-                let asks = bytes.windows(COMMIT.len()).any(|window| window == COMMIT);
-                let fate = if asks {
-                    plan(commits.fetch_add(1, Ordering::Relaxed))
-                } else {
-                    Fate::Passes
-                };
-                if bytes.is_empty() || fate == Fate::Unheard {
+                if bytes.is_empty() {
                     return Ok(());
                 }
-                server.write_all(bytes).await?;
-                server.flush().await?;
-                if fate == Fate::Unanswered {
-                    let _answer = server.read(&mut down).await?;
-                }
-                if fate != Fate::Passes {
-                    return Ok(());
+                asked.unread.extend_from_slice(bytes);
+                while let Some((message, commits_now)) = asked.next() {
+                    let fate = if commits_now {
+                        plan(commits.fetch_add(1, Ordering::Relaxed))
+                    } else {
+                        Fate::Passes
+                    };
+                    if fate == Fate::Unheard {
+                        return Ok(());
+                    }
+                    server.write_all(&message).await?;
+                    server.flush().await?;
+                    if fate == Fate::Unanswered {
+                        let _answer = server.read(&mut down).await?;
+                    }
+                    if fate != Fate::Passes {
+                        return Ok(());
+                    }
                 }
             }
             read = server.read(&mut down) => {
@@ -143,6 +152,65 @@ async fn carry(
                 }
                 client.write_all(bytes).await?;
             }
+        }
+    }
+}
+
+/// What the service asks of one connection, message by message.
+#[derive(Default)]
+struct Asked {
+    unread: Vec<u8>,
+    has_started: bool,
+    in_transaction: bool,
+    /// The names of prepared statements that write events.
+    writers: HashSet<Vec<u8>>,
+    /// One of them is to be executed.
+    writes: bool,
+}
+
+impl Asked {
+    /// The next whole message, and whether it asks for a commit.
+    fn next(&mut self) -> Option<(Vec<u8>, bool)> {
+        // Only the first message has no type before its length.
+        let kind = usize::from(self.has_started);
+        let length = self.unread.get(kind..kind + 4)?;
+        let length = u32::from_be_bytes(length.try_into().expect("four bytes"));
+        let end = kind + usize::try_from(length).expect("32 bits");
+        if self.unread.len() < end {
+            return None;
+        }
+        let message: Vec<u8> = self.unread.drain(..end).collect();
+        if !self.has_started {
+            self.has_started = true;
+            return Some((message, false));
+        }
+        let commits = self.understand(message[0], &message[5..]);
+        Some((message, commits))
+    }
+
+    fn understand(&mut self, kind: u8, body: &[u8]) -> bool {
+        let mut texts = body.split(|byte| *byte == 0);
+        let mut text = || texts.next().unwrap_or_default();
+        match kind {
+            b'Q' => {
+                let query = text();
+                self.in_transaction = query == b"begin";
+                query == b"commit"
+            }
+            b'P' => {
+                let (name, query) = (text(), text());
+                if query.starts_with(WRITES_EVENTS) {
+                    self.writers.insert(name.to_vec());
+                }
+                false
+            }
+            b'B' => {
+                let (_portal, name) = (text(), text());
+                self.writes = self.writers.contains(name) && !self.in_transaction;
+                false
+            }
+            b'S' => std::mem::take(&mut self.writes),
+            _ => false,
         }
     }
 }
