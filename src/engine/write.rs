@@ -1,10 +1,11 @@
 //! The one way in which anything is written: a slice of inputs, one transaction.
 //!
 //! ```text
-//! load the rows by key, without locks
+//! load the rows by key, with what they refer to, without locks
 //!   └─ load what those carry along that bring news              (companions: customers)
 //!        └─ apply the writes in order of arrival, in memory     (decide)
 //!             ├─ nothing changes: answer from what was read     no transaction, no lock, no WAL
+//!             ├─ stored rows change, and nothing else           one statement, its own transaction
 //!             └─ begin
 //!                  who would be made or renamed: lock, load, apply again   (phones)
 //!                  store companions whose version still stands
