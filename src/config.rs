@@ -49,7 +49,7 @@ impl Default for Config {
             rate_limit_per_minute: 0,
             write_lanes: 2,
             write_batch: 256,
-            write_queue: 1_024,
+            write_queue: 256,
             event_retention_days: 30,
             log: "info,sqlx=warn".to_owned(),
             log_format: LogFormat::Text,

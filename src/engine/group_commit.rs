@@ -54,7 +54,8 @@
 //! Postgres; among hundreds of requests, each step would also wait for its turn at the processor.
 //!
 //! **Bounds.** The queue is bounded in writes, bytes and age. A caller finds it full before its body
-//! is read. A caller who hangs up takes nothing back: what is queued is written.
+//! is read. A burst may fill it; where it stays long, fewer are let in ([`Crowd`]). A caller who hangs
+//! up takes nothing back: what is queued is written.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
@@ -169,9 +170,11 @@ struct Shared {
     /// Single writes that wait, and their bytes.
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    crowd: Mutex<Crowd>,
+    /// How many single writes may wait, by what the crowd says now.
+    most_waiting: AtomicUsize,
     limits: Limits,
     most_batch: usize,
-    most_waiting: usize,
 }
 
 impl Lanes {
@@ -211,8 +214,9 @@ impl Lanes {
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
             limits: limits.clone(),
+            crowd: Mutex::new(Crowd::new(config.write_batch, config.write_queue)),
+            most_waiting: AtomicUsize::new(config.write_queue as usize),
             most_batch: config.write_batch as usize,
-            most_waiting: config.write_queue as usize,
             state,
         })))
     }
@@ -235,7 +239,7 @@ impl Lanes {
     /// # Errors
     /// `Overloaded` when as many wait as may.
     pub fn check(&self) -> Result<(), Error> {
-        let full = self.0.waiting.load(Ordering::Relaxed) >= self.0.most_waiting
+        let full = self.depth() >= self.0.most_waiting.load(Ordering::Relaxed)
             || self.0.waiting_bytes.load(Ordering::Relaxed) >= QUEUE_BYTES;
         if full { Err(Error::Overloaded) } else { Ok(()) }
     }
@@ -257,10 +261,18 @@ impl Lanes {
         let waiting_bytes = self.0.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         // A lone write of any size is let in.
         let too_many_bytes = waiting > 0 && waiting_bytes + bytes > QUEUE_BYTES;
-        if waiting >= self.0.most_waiting || too_many_bytes {
+        if waiting >= self.0.most_waiting.load(Ordering::Relaxed) || too_many_bytes {
             return Err(Error::Overloaded);
         }
         Ok(place)
+    }
+
+    /// Looks at how many wait, when a batch is about to be taken from them.
+    fn look_at_the_crowd(&self) {
+        let crowd = self.0.crowd.lock();
+        let mut crowd = crowd.unwrap_or_else(PoisonError::into_inner);
+        let most = crowd.after(self.depth(), Instant::now());
+        self.0.most_waiting.store(most, Ordering::Relaxed);
     }
 
     /// A lane, in order of asking.
@@ -273,6 +285,55 @@ impl Lanes {
         // A set of numbers is whole at any time.
         let keys = self.0.under_way.lock();
         keys.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many single writes may wait. A burst that is worked off soon may fill the whole queue. Under
+/// more load than can be written, a long queue only makes everybody wait: as much is written when
+/// hardly more wait than the next batch takes.
+struct Crowd {
+    most: usize,
+    /// Enough for batches that are worth it.
+    enough: usize,
+    is_short: bool,
+    /// Since when it has been the other way round.
+    since: Option<Instant>,
+}
+
+impl Crowd {
+    /// For how long the queue must have been longer than enough, or much shorter.
+    const LASTING: Duration = Duration::from_millis(100);
+    /// Whatever the size of a batch, so many may wait.
+    const ALWAYS: u32 = 128;
+
+    fn new(most_batch: u32, most_waiting: u32) -> Self {
+        let enough = (most_batch / 2).max(Self::ALWAYS).min(most_waiting);
+        Self {
+            most: most_waiting as usize,
+            enough: enough as usize,
+            is_short: false,
+            since: None,
+        }
+    }
+
+    /// How many may wait, now that so many do.
+    fn after(&mut self, waiting: usize, now: Instant) -> usize {
+        let turns = if self.is_short {
+            waiting <= self.enough / 2
+        } else {
+            waiting > self.enough
+        };
+        if !turns {
+            self.since = None;
+        } else if now >= *self.since.get_or_insert(now) + Self::LASTING {
+            self.is_short = !self.is_short;
+            self.since = None;
+        }
+        if self.is_short {
+            self.enough
+        } else {
+            self.most
+        }
     }
 }
 
@@ -542,6 +603,7 @@ impl<R: Resource> Queue<R> {
             landed.as_mut().enable();
             self.take_arrivals();
             self.expire();
+            lanes.look_at_the_crowd();
             match self.next_batch() {
                 Some((batch, flight)) => self.begin(batch, flight, lane),
                 None if self.is_empty() => {}
@@ -851,4 +913,44 @@ fn describe_metrics() {
         "Attempts at a batch after a lost race or a broken connection."
     );
     metrics::describe_counter!("keyfold_write_outcomes_total", "What writes came to.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What may wait after each of these numbers was seen waiting, 50 ms apart.
+    fn limits(crowd: &mut Crowd, waiting: &[usize]) -> Vec<usize> {
+        let mut now = Instant::now();
+        let mut step = |waiting: &usize| {
+            now += Duration::from_millis(50);
+            crowd.after(*waiting, now)
+        };
+        waiting.iter().map(&mut step).collect()
+    }
+
+    #[test]
+    fn a_burst_fills_the_queue_and_a_lasting_crowd_does_not() {
+        let mut crowd = Crowd::new(256, 1_024);
+        let burst = [1_024, 768, 10, 1_024, 129, 128, 129];
+        let lasting = [10, 500, 500, 500, 500, 128, 65];
+        let calm = [64, 65, 64, 0, 64, 1_000, 0];
+        let seen = limits(&mut crowd, &[burst, lasting, calm].concat());
+        let (long, short) = (1_024, 128);
+        let after_burst = [long; 7];
+        let after_lasting = [long, long, long, short, short, short, short];
+        let after_calm = [short, short, short, short, long, long, long];
+        assert_eq!(seen, [after_burst, after_lasting, after_calm].concat());
+    }
+
+    #[test]
+    fn a_queue_that_is_set_short_stays_as_it_is() {
+        for (batch, queue) in [(256, 64), (1, 128), (256, 1)] {
+            let mut crowd = Crowd::new(batch, queue);
+            let most = queue as usize;
+            assert_eq!(limits(&mut crowd, &[most; 9]), [most; 9]);
+        }
+        assert_eq!(Crowd::new(1, 1_024).enough, 128);
+        assert_eq!(Crowd::new(1_024, 4_096).enough, 512);
+    }
 }
