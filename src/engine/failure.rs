@@ -38,8 +38,8 @@ impl From<sqlx::Error> for Failure {
             _ => return Self::Fault(error),
         };
         match code.as_deref().unwrap_or_default() {
-            // 22012, division by zero: see `Resource::change`
-            "22012" | "23505" | "40001" | "40P01" => Self::Conflict,
+            // 22007, not a date: see `Resource::change`
+            "22007" | "23505" | "40001" | "40P01" => Self::Conflict,
             "55P03" | "57014" => Self::Busy(error),
             // no disk, no memory, no connection left; read-only after a failover; shutting down
             code if ["08", "53", "28", "3D"].contains(&class(code))

@@ -142,7 +142,7 @@ pub trait Resource: Sized + Send + Sync + 'static {
     ) -> impl Future<Output = sqlx::Result<u64>> + Send;
     /// Changes rows, and their companions with them, and writes the events of all that, in one
     /// statement. Where a stored version is no longer the one that is replaced, somebody was faster:
-    /// it divides by zero, on purpose, and nothing is done.
+    /// its last part fails on purpose, and nothing is done.
     fn change(
         connection: &mut PgConnection,
         rows: &[RowWrite<Self::Content>],

@@ -709,11 +709,11 @@ async fn change(
                     and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)
                 returning 1
             )
-            select 1 / case
+            select (case
                 when (select count(*) from customer) = cardinality($9::bigint[])
-                    and (select count(*) from changed) = cardinality($25::bigint[]) then 1
-                else 0
-            end as swapped"],
+                    and (select count(*) from changed) = cardinality($25::bigint[]) then '2000-01-01'
+                else 'another writer was faster: the batch is written again'
+            end)::date is not null as written"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.abandoned,

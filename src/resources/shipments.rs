@@ -533,10 +533,10 @@ async fn change(
                     and (s.source_updated_at is null or s.source_updated_at <= row.source_updated_at)
                 returning 1
             )
-            select 1 / case
-                when (select count(*) from changed) = cardinality($9::bigint[]) then 1
-                else 0
-            end as swapped"],
+            select (case
+                when (select count(*) from changed) = cardinality($9::bigint[]) then '2000-01-01'
+                else 'another writer was faster: the batch is written again'
+            end)::date is not null as written"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.orders as &[&str],

@@ -11,6 +11,7 @@ mod identity;
 mod lanes;
 mod layers;
 mod lost_commits;
+mod lost_races;
 mod model;
 mod orders;
 mod overload;

@@ -1,0 +1,103 @@
+//! A writer from elsewhere changes a record between our look at it and our write: nothing of ours is
+//! stored by halves, and the write is made again on what is there now.
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::support::app::{Answer, App};
+use crate::support::kinds::{Kind, kinds};
+use crate::support::load::{Target, nothing_stays_open};
+use crate::support::scale::eventually;
+
+/// Sends a write that waits for a row which somebody else holds, changes and lets go.
+async fn while_changed(app: &App, change: &str, path: &str, body: Value) -> Answer {
+    let mut other = app.pool.begin().await.expect("a transaction");
+    let changed = sqlx::query(AssertSqlSafe(change.to_owned()))
+        .execute(&mut *other)
+        .await
+        .expect("a change");
+    assert_eq!(changed.rows_affected(), 1, "{change}");
+    let (target, path) = (Target::of(app), path.to_owned());
+    let ours = tokio::spawn(async move { target.push(&path, &body).await });
+    eventually("our write waits for the row", || async {
+        is_waiting(&app.pool).await.then_some(())
+    })
+    .await;
+    other.commit().await.expect("the change");
+    ours.await.expect("no panic").expect(200)
+}
+
+async fn is_waiting(pool: &PgPool) -> bool {
+    sqlx::query_scalar(
+        "select exists (
+            select from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'
+        )",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("pg_stat_activity")
+}
+
+/// The versions that the store's events tell of, by the singular of what changed.
+async fn told(app: &App, kind: &str) -> Vec<i64> {
+    let events = app.events().await;
+    let of_kind = |event: &&Value| {
+        let name = event["type"].as_str().expect("a type");
+        name.split('.').next() == Some(kind)
+    };
+    let version = |event: &Value| event["version"].as_i64().expect("a number");
+    events.iter().filter(of_kind).map(version).collect()
+}
+
+fn raise(table: &str) -> String {
+    format!("update {table} set version = version + 1 where external_id is not null")
+}
+
+#[tokio::test]
+async fn a_record_that_changes_meanwhile_is_looked_at_again() {
+    for kind in kinds() {
+        let app = App::start().await;
+        app.post(kind.path, &kind.first("V")).await.expect(201);
+        let answer = while_changed(&app, &raise(kind.path), kind.path, kind.second("V")).await;
+        assert_eq!(
+            (answer.outcome(), answer.header("etag")),
+            ("updated", "\"3\""),
+            "{}",
+            kind.path
+        );
+        // The one in between was not ours to tell of.
+        assert_eq!(told(&app, kind.singular).await, [1, 3], "{}", kind.path);
+        nothing_stays_open(&app.pool).await;
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_customer_that_changes_meanwhile_is_looked_at_again_and_the_order_with_it() {
+    let carriers = kinds().into_iter().filter(|kind| kind.has_customer);
+    for kind in carriers {
+        let app = App::start().await;
+        let (first, second) = (kind.first("V"), renamed(&kind));
+        app.post(kind.path, &first).await.expect(201);
+        let answer = while_changed(&app, &raise("customers"), kind.path, second).await;
+        assert_eq!(
+            (answer.outcome(), answer.header("etag")),
+            ("updated", "\"2\""),
+            "{}",
+            kind.path
+        );
+        assert_eq!(answer.json()["customer"]["first_name"], "Renamed");
+        assert_eq!(told(&app, kind.singular).await, [1, 2], "{}", kind.path);
+        assert_eq!(told(&app, "customer").await, [1, 3], "{}", kind.path);
+        nothing_stays_open(&app.pool).await;
+        app.stop().await;
+    }
+}
+
+/// The first example with news of its customer.
+fn renamed(kind: &Kind) -> Value {
+    let mut body = kind.first("V");
+    body["customer"]["first_name"] = json!("Renamed");
+    body
+}
