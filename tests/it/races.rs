@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::{self, Answer, App};
 use crate::support::process::Process;
-use crate::support::scale::rounds;
+use crate::support::scale::{eventually, rounds};
 
 const CLIENTS: usize = 64;
 
@@ -282,4 +282,51 @@ async fn orders_and_the_erasure_of_their_customer_at_once_leave_no_half_erased_o
         assert_eq!(customer["first_name"], "Canary");
     }
     two.app.stop().await;
+}
+
+/// Everybody locks what it writes in one order, so nobody waits for somebody who waits for it. Postgres
+/// would resolve that, after a second, and the answers would be right all the same.
+#[tokio::test]
+async fn the_same_records_written_in_opposite_orders_block_nobody_for_good() {
+    let two = Two::start().await;
+    let item = |at: usize, round: usize| {
+        let customer = json!({
+            "external_id": format!("C{at}"), "phone": format!("+3361000{at:04}"),
+            "orders_count": round,
+        });
+        order(&format!("O{at}"), &customer)
+    };
+    for round in 0..6 * rounds(5) {
+        let forth: Vec<Value> = (0..100).map(|at| item(at, 2 * round)).collect();
+        let back: Vec<Value> = (0..100).rev().map(|at| item(at, 2 * round + 1)).collect();
+        let bodies = [json!({ "items": forth }), json!({ "items": back })];
+        let posts = (0..12).map(|client| two.post(client, "orders/bulk", &bodies[client % 2]));
+        for answer in join_all(posts).await {
+            let answer = answer.expect(200).json();
+            assert_eq!(answer["summary"]["failed"], 0, "{answer}");
+        }
+    }
+    assert_eq!(two.number(UNTOLD_VERSIONS).await, 0);
+    let Two { app, servers, .. } = two;
+    let sessions = async || -> i64 {
+        let count = "select count(*) from pg_stat_activity
+            where datname = current_database() and application_name = 'keyfold'";
+        let count = sqlx::query_scalar(count).fetch_one(&app.pool).await;
+        count.expect("pg_stat_activity")
+    };
+    // Sessions tell of their deadlocks when they end; those of the lanes are two of each server.
+    let before = sessions().await;
+    drop(servers);
+    eventually("the servers' sessions end", || async {
+        (sessions().await <= before - 4).then_some(())
+    })
+    .await;
+    let deadlocks: i64 = sqlx::query_scalar(
+        "select deadlocks from pg_stat_database where datname = current_database()",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .expect("pg_stat_database");
+    assert_eq!(deadlocks, 0);
+    app.stop().await;
 }
