@@ -14,7 +14,7 @@
 //!  caller d             ├ POST W-3 ──────────────────────────────────────────┤ 201
 //!  lane 1     [ batch: a                          ][ batch: c            ]
 //!  lane 2         [ batch: b                          ][ batch: d            ]
-//!                   read│begin│store│events│commit│answer
+//!                   read│apply│store, with events│commit│answer
 //! ```
 //!
 //! **Order.** Two batches that are at the database at the same time have no key in common, neither of
@@ -901,7 +901,7 @@ fn describe_metrics() {
     metrics::describe_histogram!(
         "keyfold_write_commit_seconds",
         Unit::Seconds,
-        "Time that the commit of a batch took."
+        "Time that the commit of a batch took, or the one statement that stores and commits it."
     );
     metrics::describe_gauge!("keyfold_write_queue_depth", "Single writes that wait.");
     metrics::describe_counter!(
