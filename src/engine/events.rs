@@ -113,31 +113,51 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A statement that writes events, `$1` to `$8`, and whatever its other parts say, as one: what it
-/// changes and what is told of it are stored together even without a transaction around it. The
-/// parts are common table expressions and the final `select`, which may fail it all.
-macro_rules! write_with_events {
-    ($connection:expr, $events:expr, [$($part:literal),+], $($value:expr),+ $(,)?) => {{
-        let events = $crate::engine::events::Columns::of($events);
+/// The insert of events, `$1` to `$8`, between other parts of a statement.
+macro_rules! insert_events {
+    ($events:expr, [$before:literal $(, $after:literal)*] $(, $value:expr)*) => {
         sqlx::query!(
-            "with event as (
-                insert into events
+            $before
+                + "insert into events
                     (store_id, id, type, resource, record_id, external_id, version, created_at)
                 select *
                 from unnest(
                     $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[],
                     $7::bigint[], $8::timestamptz[]
-                )
-            )" $(+ $part)+,
-            &events.store_ids,
-            &events.ids,
-            &events.kinds as &[&str],
-            &events.resources as &[&str],
-            &events.record_ids,
-            &events.external_ids as &[Option<&str>],
-            &events.versions,
-            &events.times,
-            $($value),+
+                )"
+                $(+ $after)*,
+            &$events.store_ids,
+            &$events.ids,
+            &$events.kinds as &[&str],
+            &$events.resources as &[&str],
+            &$events.record_ids,
+            &$events.external_ids as &[Option<&str>],
+            &$events.versions,
+            &$events.times
+            $(, $value)*
+        )
+    };
+}
+pub(crate) use insert_events;
+
+/// A statement that writes events, `$1` to `$8`, and what its parts say (common table expressions),
+/// provided that a condition holds in the end: all of it or nothing, even without a transaction
+/// around it. Where the condition does not hold, the sentence is no date: see `Resource::change`.
+macro_rules! write_with_events {
+    (
+        $connection:expr, $events:expr, [$($part:literal),+],
+        if [$($condition:literal),+] $(, $value:expr)+ $(,)?
+    ) => {{
+        let events = $crate::engine::events::Columns::of($events);
+        $crate::engine::events::insert_events!(
+            events,
+            [
+                "with event as (", ")", $($part,)+
+                " select (case when ", $($condition,)+ " then '2000-01-01'
+                    else 'another writer was faster: the batch is written again'
+                end)::date is not null as written"
+            ]
+            $(, $value)+
         )
         .fetch_one($connection)
     }};
@@ -153,25 +173,7 @@ pub async fn append(connection: &mut PgConnection, events: &[&Event]) -> sqlx::R
         return Ok(());
     }
     let events = Columns::of(events);
-    sqlx::query!(
-        "insert into events
-            (store_id, id, type, resource, record_id, external_id, version, created_at)
-        select *
-        from unnest(
-            $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::bigint[],
-            $8::timestamptz[]
-        )",
-        &events.store_ids,
-        &events.ids,
-        &events.kinds as &[&str],
-        &events.resources as &[&str],
-        &events.record_ids,
-        &events.external_ids as &[Option<&str>],
-        &events.versions,
-        &events.times,
-    )
-    .execute(connection)
-    .await?;
+    insert_events!(events, [""]).execute(connection).await?;
     Ok(())
 }
 

@@ -521,22 +521,21 @@ async fn change(
                     source_updated_at = row.source_updated_at,
                     updated_at = row.updated_at
                 from unnest(
-                    $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                    $16::text[], $17::bigint[], $18::bigint[], $19::timestamptz[], $20::timestamptz[]
+                    $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
+                    $15::text[], $16::text[], $17::bigint[], $18::bigint[], $19::timestamptz[],
+                    $20::timestamptz[]
                 ) as row (
-                    store_id, external_id, order_external_id, tracking_number, tracking_url, carrier, status,
-                    metadata, version, replaced_version, source_updated_at, updated_at
+                    store_id, external_id, order_external_id, tracking_number, tracking_url,
+                    carrier, status, metadata, version, replaced_version, source_updated_at,
+                    updated_at
                 )
                 where s.store_id = row.store_id
                     and s.external_id = row.external_id
                     and s.version = row.replaced_version
                     and (s.source_updated_at is null or s.source_updated_at <= row.source_updated_at)
                 returning 1
-            )
-            select (case
-                when (select count(*) from changed) = cardinality($9::bigint[]) then '2000-01-01'
-                else 'another writer was faster: the batch is written again'
-            end)::date is not null as written"],
+            )"],
+        if ["(select count(*) from changed) = cardinality($9::bigint[])"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.orders as &[&str],

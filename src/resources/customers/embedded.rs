@@ -307,8 +307,6 @@ pub struct EmbeddedCustomers {
     folded: BTreeSet<Uuid>,
     /// Customers that orders refer to, in order of their locks.
     referred: BTreeSet<(i64, Uuid)>,
-    /// What changed is stored already.
-    went_ahead: bool,
 }
 
 enum Locked {
@@ -326,7 +324,6 @@ impl Default for EmbeddedCustomers {
             unlocked: Vec::new(),
             folded: BTreeSet::new(),
             referred: BTreeSet::new(),
-            went_ahead: false,
         }
     }
 }
@@ -460,9 +457,9 @@ impl EmbeddedCustomers {
         self.referred.iter().filter(is_kept).copied().collect()
     }
 
-    /// Customers that were there and change, unless that is stored already.
+    /// Customers that were there and change. Where some are new, all of them have gone ahead.
     pub fn changed(&self) -> Vec<RowWrite<Content>> {
-        if self.went_ahead {
+        if self.working.has_new() {
             Vec::new()
         } else {
             self.working.rows()
@@ -552,7 +549,6 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         self.unlocked.clear();
         self.folded.clear();
         self.referred.clear();
-        self.went_ahead = false;
     }
 
     fn settle(&mut self, arrival: &Arrival<'_, R>, content: &mut R::Content, clock: &Clock) {
@@ -578,7 +574,6 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         self.hold(connection).await?;
         if self.working.has_new() {
             write::store(connection, &self.working, &Alone, &[]).await?;
-            self.went_ahead = true;
         }
         Ok(())
     }

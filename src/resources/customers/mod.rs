@@ -490,10 +490,13 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
     Ok(done.rows_affected())
 }
 
-/// A statement that changes customers, `$9` to `$24`, writes events, and does whatever its other parts
-/// say, as one. `customer` has a row for each that still had the version which it replaces.
+/// A statement that changes customers, `$9` to `$24`, writes events, and does what its other parts say,
+/// provided that each customer still has the version that is replaced, and that a condition holds.
 macro_rules! write_with_customers {
-    ($connection:expr, $customers:expr, $events:expr, [$($part:literal),+] $(, $value:expr)* $(,)?) => {{
+    (
+        $connection:expr, $customers:expr, $events:expr, [$($part:literal),*],
+        if [$($condition:literal),*] $(, $value:expr)* $(,)?
+    ) => {{
         let stamps = $crate::engine::record::Stamps::of($customers);
         let columns = $crate::resources::customers::Columns::of($customers);
         $crate::engine::events::write_with_events!(
@@ -517,13 +520,14 @@ macro_rules! write_with_customers {
                     source_updated_at = row.source_updated_at,
                     updated_at = row.updated_at
                 from unnest(
-                    $9::bigint[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
-                    $16::text[], $17::text[], $18::bigint[], $19::bigint[], $20::text[], $21::bigint[],
-                    $22::bigint[], $23::timestamptz[], $24::timestamptz[]
+                    $9::bigint[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[],
+                    $15::text[], $16::text[], $17::text[], $18::bigint[], $19::bigint[],
+                    $20::text[], $21::bigint[], $22::bigint[], $23::timestamptz[],
+                    $24::timestamptz[]
                 ) as row (
                     store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
-                    lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
-                    updated_at
+                    lifetime_value, orders_count, metadata, version, replaced_version,
+                    source_updated_at, updated_at
                 )
                 where c.store_id = row.store_id
                     and c.id = row.id
@@ -531,26 +535,30 @@ macro_rules! write_with_customers {
                     and c.erased_at is null
                     and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)
                 returning 1
-            )",
-                $($part),+
+            )"
+                $(, $part)*
             ],
-                &stamps.store_ids,
-                &stamps.ids,
-                &columns.external_ids as &[Option<&str>],
-                &columns.phones as &[Option<&str>],
-                &columns.first_names as &[Option<&str>],
-                &columns.last_names as &[Option<&str>],
-                &columns.emails as &[Option<&str>],
-                &columns.locales as &[Option<&str>],
-                &columns.tags,
-                &columns.values as &[Option<i64>],
-                &columns.counts as &[Option<i64>],
-                &columns.metadata as &[&str],
-                &stamps.versions,
-                &stamps.replaced,
-                &stamps.sources as &[Option<chrono::DateTime<chrono::Utc>>],
-                &stamps.updated,
-            $($value),*
+            if [
+                "(select count(*) from customer) = cardinality($9::bigint[])"
+                $(, " and ", $condition)*
+            ],
+            &stamps.store_ids,
+            &stamps.ids,
+            &columns.external_ids as &[Option<&str>],
+            &columns.phones as &[Option<&str>],
+            &columns.first_names as &[Option<&str>],
+            &columns.last_names as &[Option<&str>],
+            &columns.emails as &[Option<&str>],
+            &columns.locales as &[Option<&str>],
+            &columns.tags,
+            &columns.values as &[Option<i64>],
+            &columns.counts as &[Option<i64>],
+            &columns.metadata as &[&str],
+            &stamps.versions,
+            &stamps.replaced,
+            &stamps.sources as &[Option<chrono::DateTime<chrono::Utc>>],
+            &stamps.updated
+            $(, $value)*
         )
     }};
 }
@@ -563,16 +571,7 @@ async fn change(
     rows: &[RowWrite<Content>],
     events: &[&Event],
 ) -> sqlx::Result<()> {
-    write_with_customers!(
-        connection,
-        rows,
-        events,
-        [" select (case
-            when (select count(*) from customer) = cardinality($9::bigint[]) then '2000-01-01'
-            else 'another writer was faster: the batch is written again'
-        end)::date is not null as written"],
-    )
-    .await?;
+    write_with_customers!(connection, rows, events, [], if []).await?;
     Ok(())
 }
 
