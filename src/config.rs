@@ -4,6 +4,10 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::telemetry::LogFormat;
 
@@ -26,6 +30,21 @@ pub struct Config {
     pub write_queue: u32,
     /// `KEYFOLD_EVENT_RETENTION_DAYS`.
     pub event_retention_days: u32,
+    /// `KEYFOLD_SECRET_KEY`: what secrets are sealed under.
+    pub secret_key: Option<SecretKey>,
+    /// `KEYFOLD_IDEMPOTENCY_RETENTION_HOURS`.
+    pub idempotency_retention_hours: u32,
+    /// `KEYFOLD_IDEMPOTENCY_REPLAY_5XX`: whether a fault that undid everything is replayed.
+    pub idempotency_replay_5xx: bool,
+    /// `KEYFOLD_WHATSAPP_BASE_URL`: where Meta's Graph API is, with its version, without a slash at
+    /// the end.
+    pub whatsapp_base_url: String,
+    /// `KEYFOLD_WHATSAPP_APP_SECRET`: what the provider signs its events with.
+    pub whatsapp_app_secret: Option<Secret>,
+    /// `KEYFOLD_WHATSAPP_VERIFY_TOKEN`: what the provider proves itself with once.
+    pub whatsapp_verify_token: Option<Secret>,
+    /// Whether this process works on the outbox: not a setting, but what `--no-worker` says.
+    pub works: bool,
     /// `KEYFOLD_LOG`: a tracing filter.
     pub log: String,
     /// `KEYFOLD_LOG_FORMAT`.
@@ -51,6 +70,13 @@ impl Default for Config {
             write_batch: 256,
             write_queue: 256,
             event_retention_days: 30,
+            secret_key: None,
+            idempotency_retention_hours: 24,
+            idempotency_replay_5xx: false,
+            whatsapp_base_url: "https://graph.facebook.com/v24.0".to_owned(),
+            whatsapp_app_secret: None,
+            whatsapp_verify_token: None,
+            works: true,
             log: "info,sqlx=warn".to_owned(),
             log_format: LogFormat::Text,
             pg_bin_dir: None,
@@ -59,6 +85,69 @@ impl Default for Config {
             home: None,
         }
     }
+}
+
+/// A setting that no log may show.
+#[derive(Clone)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// A secret of this text.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self::new(text))
+    }
+
+    /// The text, for where it is needed.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// 256 bits that secrets in the database are sealed under.
+#[derive(Clone)]
+pub struct SecretKey(Arc<[u8; 32]>);
+
+impl SecretKey {
+    /// Reads base64 of exactly 32 bytes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; 32] = STANDARD.decode(text).ok()?.try_into().ok()?;
+        Some(Self(Arc::new(bytes)))
+    }
+
+    /// The bytes, for where they are needed.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretKey")
+    }
+}
+
+/// An address that paths are added to.
+fn address(text: &str) -> Option<String> {
+    let url = url::Url::parse(text).ok()?;
+    let fits = ["http", "https"].contains(&url.scheme())
+        && url.host().is_some()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    fits.then(|| text.trim_end_matches('/').to_owned())
 }
 
 /// Every setting that could not be used, one sentence each.
@@ -136,6 +225,36 @@ impl Config {
             event_retention_days: reader
                 .number("KEYFOLD_EVENT_RETENTION_DAYS", 1, 3_650)
                 .unwrap_or(default.event_retention_days),
+            secret_key: reader.parsed(
+                "KEYFOLD_SECRET_KEY",
+                "base64 of 32 bytes (make one with `openssl rand -base64 32`)",
+                SecretKey::parse,
+            ),
+            idempotency_retention_hours: reader
+                .number("KEYFOLD_IDEMPOTENCY_RETENTION_HOURS", 1, 720)
+                .unwrap_or(default.idempotency_retention_hours),
+            idempotency_replay_5xx: reader
+                .parsed("KEYFOLD_IDEMPOTENCY_REPLAY_5XX", "true or false", |text| {
+                    text.parse().ok()
+                })
+                .unwrap_or(default.idempotency_replay_5xx),
+            whatsapp_base_url: reader
+                .parsed(
+                    "KEYFOLD_WHATSAPP_BASE_URL",
+                    "an http or https address",
+                    address,
+                )
+                .unwrap_or_else(|| default.whatsapp_base_url.clone()),
+            whatsapp_app_secret: reader.parsed(
+                "KEYFOLD_WHATSAPP_APP_SECRET",
+                "text",
+                Secret::parse,
+            ),
+            whatsapp_verify_token: reader.parsed(
+                "KEYFOLD_WHATSAPP_VERIFY_TOKEN",
+                "text",
+                Secret::parse,
+            ),
             log: reader
                 .parsed(
                     "KEYFOLD_LOG",
@@ -181,9 +300,24 @@ impl Config {
         (2 * self.lanes()).min(self.most_lanes())
     }
 
+    /// Connections of the outbox's worker, so that a backlog takes none from requests; none where
+    /// there are too few: then it uses those of everything else.
+    #[must_use]
+    pub fn worker_connections(&self) -> u32 {
+        if self.works {
+            (self.without_lanes() / 3).min(4)
+        } else {
+            0
+        }
+    }
+
     /// Connections of everything else.
     #[must_use]
     pub fn other_connections(&self) -> u32 {
+        self.without_lanes() - self.worker_connections()
+    }
+
+    fn without_lanes(&self) -> u32 {
         let others = self
             .database_max_connections
             .saturating_sub(self.lane_connections());
@@ -210,6 +344,7 @@ impl<S: Fn(&str) -> Result<Option<String>, String>> Reader<S> {
     ) -> Option<T> {
         match (self.source)(name) {
             Ok(None) => None,
+            Ok(Some(text)) if text.trim().is_empty() => None,
             Ok(Some(text)) => {
                 let value = parse(text.trim());
                 if value.is_none() {
@@ -247,12 +382,16 @@ mod tests {
                 "KEYFOLD_DATABASE_MAX_CONNECTIONS" => Some("1".to_owned()),
                 "KEYFOLD_WRITE_BATCH" => Some("0".to_owned()),
                 "KEYFOLD_WRITE_LANES" => Some("9".to_owned()),
+                "KEYFOLD_SECRET_KEY" => Some("hunter2".to_owned()),
+                "KEYFOLD_IDEMPOTENCY_RETENTION_HOURS" => Some("721".to_owned()),
+                "KEYFOLD_IDEMPOTENCY_REPLAY_5XX" => Some("yes".to_owned()),
+                "KEYFOLD_WHATSAPP_BASE_URL" => Some("ftp://meta".to_owned()),
                 _ => None,
             })
         })
         .err()
-        .expect("six faults");
-        assert_eq!(error.0.len(), 6, "{error}");
+        .expect("ten faults");
+        assert_eq!(error.0.len(), 10, "{error}");
         assert!(!error.to_string().contains("hunter2"));
     }
 

@@ -13,6 +13,9 @@ use serde::Serialize;
 
 use crate::values::{Faults, JsonError};
 
+/// The media type of a problem document.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
 /// A failure on our side of the wall: never shown, always logged.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -46,6 +49,8 @@ pub enum Error {
     DatabaseUnavailable(Cause),
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(Cause),
+    #[error("outcome of a send unknown: {0}")]
+    SendUnknown(Cause),
     #[error("unsupported media type")]
     UnsupportedMediaType {
         /// The types that this route takes.
@@ -87,6 +92,26 @@ pub enum Error {
     NotMutable(Faults),
     #[error("precondition failed")]
     PreconditionFailed,
+    #[error("Idempotency-Key refused")]
+    IdempotencyKeyInvalid,
+    #[error("Idempotency-Key used with another body")]
+    IdempotencyKeyMismatch,
+    #[error("Idempotency-Key in use")]
+    IdempotencyKeyInUse,
+    #[error("template not found")]
+    TemplateNotFound,
+    #[error("outside the service window")]
+    OutsideServiceWindow,
+    #[error("contact opted out")]
+    ContactOptedOut,
+    #[error("the store's channel is no sandbox")]
+    ChannelNotSandbox,
+    #[error("templates come from the provider")]
+    TemplatesFromProvider,
+    #[error("signature of an event refused")]
+    SignatureInvalid,
+    #[error("verification of the webhook refused")]
+    VerificationRefused,
     #[error("value refused by the database: {0}")]
     ValueRefused(Cause),
     #[error("internal: {0}")]
@@ -182,6 +207,14 @@ impl Error {
                 "Outcome unknown",
                 "The connection to the database was lost while saving: the write may have been \
                  stored. Repeating the same request is safe.",
+            ),
+            Self::SendUnknown(_) => fixed(
+                S::SERVICE_UNAVAILABLE,
+                "outcome_unknown",
+                "Outcome unknown",
+                "The connection to the database was lost while accepting the message: it may be \
+                 queued. Look it up under GET /api/v1/messages before it is sent again; with an \
+                 Idempotency-Key repeating would be safe.",
             ),
             Self::UnsupportedMediaType { supported } => Entry {
                 status: S::UNSUPPORTED_MEDIA_TYPE,
@@ -282,6 +315,67 @@ impl Error {
                 "Precondition failed",
                 "The record is not in the state that If-Match or If-None-Match asks for.",
             ),
+            Self::IdempotencyKeyInvalid => fixed(
+                S::BAD_REQUEST,
+                "idempotency_key_invalid",
+                "Invalid Idempotency-Key",
+                "Send one Idempotency-Key of 1 to 255 visible ASCII characters, or none.",
+            ),
+            Self::IdempotencyKeyMismatch => fixed(
+                S::CONFLICT,
+                "idempotency_key_mismatch",
+                "Idempotency-Key used before",
+                "This key was sent before with another body; nothing was sent. Use a new key for a \
+                 new message.",
+            ),
+            Self::IdempotencyKeyInUse => fixed(
+                S::CONFLICT,
+                "idempotency_key_in_use",
+                "Idempotency-Key in use",
+                "A request with this key is still under way; try again to get its answer.",
+            ),
+            Self::TemplateNotFound => fixed(
+                S::NOT_FOUND,
+                "template_not_found",
+                "Template not found",
+                "The store has no template with this id that can be sent.",
+            ),
+            Self::OutsideServiceWindow => fixed(
+                S::UNPROCESSABLE_ENTITY,
+                "outside_service_window",
+                "Outside the service window",
+                "The contact has not written in the last 24 hours; only a template can be sent.",
+            ),
+            Self::ContactOptedOut => fixed(
+                S::UNPROCESSABLE_ENTITY,
+                "contact_opted_out",
+                "Contact opted out",
+                "The contact does not want to get messages.",
+            ),
+            Self::ChannelNotSandbox => fixed(
+                S::CONFLICT,
+                "channel_not_sandbox",
+                "Not a sandbox",
+                "The store's channel is a real one; this is for the sandbox alone.",
+            ),
+            Self::TemplatesFromProvider => fixed(
+                S::CONFLICT,
+                "templates_from_provider",
+                "Templates come from the provider",
+                "Change the template at the provider, then run `keyfold template sync`.",
+            ),
+            Self::SignatureInvalid => fixed(
+                S::UNAUTHORIZED,
+                "signature_invalid",
+                "Invalid signature",
+                "X-Hub-Signature-256 is missing or does not fit the body.",
+            ),
+            Self::VerificationRefused => fixed(
+                S::FORBIDDEN,
+                "verification_refused",
+                "Verification refused",
+                "hub.mode must be `subscribe` and hub.verify_token the configured one.",
+            ),
             Self::ValueRefused(_) => fixed(
                 S::UNPROCESSABLE_ENTITY,
                 "value_refused",
@@ -341,16 +435,18 @@ impl Error {
     fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::RateLimited { retry_after_s } => Some((*retry_after_s).max(1)),
-            Self::Overloaded => Some(1),
-            Self::DatabaseUnavailable(_) | Self::OutcomeUnknown(_) => Some(2),
+            Self::Overloaded | Self::IdempotencyKeyInUse => Some(1),
+            Self::DatabaseUnavailable(_) | Self::OutcomeUnknown(_) | Self::SendUnknown(_) => {
+                Some(2)
+            }
             Self::Shared(error) => error.retry_after_s(),
             _ => None,
         }
     }
 
-    /// The whole answer for a client, under the id of its request.
+    /// The problem document, under the id of its request.
     #[must_use]
-    pub fn problem(&self, request_id: &str) -> Response {
+    pub fn problem_body(&self, request_id: &str) -> Vec<u8> {
         let entry = self.entry();
         let body = Problem {
             r#type: format!("urn:keyfold:problem:{}", entry.code),
@@ -362,13 +458,17 @@ impl Error {
             errors: self.faults().map(Faults::as_map),
         };
         // Plain strings and numbers always serialise.
-        let json = serde_json::to_vec(&body).unwrap_or_default();
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The whole answer for a client, under the id of its request.
+    #[must_use]
+    pub fn problem(&self, request_id: &str) -> Response {
+        let entry = self.entry();
+        let json = self.problem_body(request_id);
         let mut response = (entry.status, json).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = self.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod secrets;
 pub mod telemetry;
 pub mod values;
 // The database.

@@ -1,6 +1,7 @@
 //! What a failed statement means for the write that it belonged to, judged by SQLSTATE.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
@@ -23,6 +24,22 @@ pub enum Failure {
     Busy(sqlx::Error),
     /// A fault of ours; nothing was done.
     Fault(sqlx::Error),
+}
+
+impl fmt::Display for Failure {
+    /// For logs: without what Postgres shows of the row.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, error) = match self {
+            Self::Conflict => return f.write_str("somebody else was faster"),
+            Self::Disconnected(error) => ("disconnected", error),
+            Self::CommitLost(error) => ("commit not answered", error),
+            Self::Value(error) => ("value refused", error),
+            Self::Row(error) => ("row refused", error),
+            Self::Busy(error) => ("busy", error),
+            Self::Fault(error) => ("fault", error),
+        };
+        write!(f, "{kind}: {error}")
+    }
 }
 
 impl From<sqlx::Error> for Failure {

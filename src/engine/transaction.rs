@@ -22,16 +22,43 @@ impl Transaction {
         Self::begin_on(pool.acquire().await?).await
     }
 
+    /// Takes a connection and begins, with a short wait for locks until [`Self::be_patient`].
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn begin_impatiently(pool: &PgPool) -> sqlx::Result<Self> {
+        let begin = "begin; set local lock_timeout = '250ms'";
+        Self::begin_by(pool.acquire().await?, begin).await
+    }
+
     /// Begins on a connection that was used for reading before.
     ///
     /// # Errors
     /// When the connection is broken.
     pub async fn begin_on(connection: PoolConnection<Postgres>) -> sqlx::Result<Self> {
+        Self::begin_by(connection, "begin").await
+    }
+
+    /// Waits for locks as long as usual from here on.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn be_patient(&mut self) -> sqlx::Result<()> {
+        self.connection
+            .execute("set local lock_timeout = '5s'")
+            .await?;
+        Ok(())
+    }
+
+    async fn begin_by(
+        connection: PoolConnection<Postgres>,
+        statement: &'static str,
+    ) -> sqlx::Result<Self> {
         let mut transaction = Self {
             connection,
             settled: false,
         };
-        transaction.connection.execute("begin").await?;
+        transaction.connection.execute(statement).await?;
         Ok(transaction)
     }
 

@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
         "config",
         "clock",
         "error",
+        "secrets",
         "telemetry",
         "values",
         "postgres",
@@ -32,6 +33,11 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
         "error",
         "values",
         "the faults of fields are an error's content",
+    ),
+    (
+        "secrets",
+        "config",
+        "the key that secrets are sealed under is a setting",
     ),
     (
         "auth",

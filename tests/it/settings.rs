@@ -44,6 +44,12 @@ fn the_example_shows_the_defaults() {
     );
     assert_eq!(shown.rate_limit_per_minute, default.rate_limit_per_minute);
     assert_eq!(shown.event_retention_days, default.event_retention_days);
+    assert_eq!(
+        shown.idempotency_retention_hours,
+        default.idempotency_retention_hours
+    );
+    assert_eq!(shown.idempotency_replay_5xx, default.idempotency_replay_5xx);
+    assert_eq!(shown.whatsapp_base_url, default.whatsapp_base_url);
     assert_eq!(shown.log, default.log);
     assert_eq!(shown.log_format, default.log_format);
 }
