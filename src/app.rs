@@ -22,7 +22,11 @@ use crate::edge::{self, Limits};
 use crate::engine::Resource;
 use crate::engine::group_commit::Lanes;
 use crate::engine::http::{self as engine_http, Registered, Service};
+use crate::erasure::Eraser;
 use crate::error::Error;
+use crate::messaging::idempotency::InUse;
+use crate::messaging::{self, Messaging};
+use crate::outbox::{Hints, Worker};
 use crate::resources::{self, Visitor, customers};
 use crate::state::State;
 use crate::{maintenance, openapi, schema};
@@ -43,6 +47,7 @@ struct Operation {
     metrics: PrometheusHandle,
     is_ready: Arc<AtomicBool>,
     lanes: Lanes,
+    in_use: InUse,
 }
 
 /// Serves until `stop` comes true, then finishes what is under way.
@@ -59,13 +64,23 @@ pub async fn serve(
     let is_ready = Arc::new(AtomicBool::new(true));
     let lanes = Lanes::start(&state, &limits).map_err(Error::internal)?;
     let lanes_closed = lanes.closed();
+    let handlers = messaging::handlers(&state).map_err(Error::internal)?;
+    let worker_state = match state.config.worker_connections() {
+        0 => state.clone(),
+        own => state.with_own_connections(own),
+    };
+    let (worker, hints) = Worker::new(&worker_state, handlers);
+    let works = state.config.works;
+    let messaging = Messaging::new(if works { hints } else { Hints::none() });
     let operation = Operation {
         state: state.clone(),
         metrics: metrics.clone(),
         is_ready: is_ready.clone(),
         lanes,
+        in_use: messaging.in_use.clone(),
     };
-    let router = router(operation, &limits);
+    let router = router(operation, messaging, &limits);
+    let worker = works.then(|| tokio::spawn(worker.run()));
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
     let analyzer = tokio::spawn(maintenance::analyze_new_tables(state.clone()));
     let upkeep = tokio::spawn(keep_up(metrics, state.shutdown.clone()));
@@ -77,7 +92,10 @@ pub async fn serve(
     tokio::time::sleep(NOTICE).await;
     state.shutdown.cancel();
     accepting.cancel();
-    for task in [server, cleaners, analyzer, upkeep] {
+    for task in [server, cleaners, analyzer, upkeep]
+        .into_iter()
+        .chain(worker)
+    {
         task.await.map_err(Error::internal)?;
     }
     state.tasks.close();
@@ -88,6 +106,7 @@ pub async fn serve(
         tracing::warn!("some database work was still under way and is left to roll back");
     }
     let _ = tokio::time::timeout(LAST_WORK, lanes_closed.cancelled()).await;
+    worker_state.pool.close().await;
     state.pool.close().await;
     Ok(())
 }
@@ -101,13 +120,29 @@ async fn keep_up(metrics: PrometheusHandle, shutdown: CancellationToken) {
     }
 }
 
+/// The workers alone, until `stop` comes true.
+///
+/// # Errors
+/// When they can't be set up.
+pub async fn work(state: State, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let handlers = messaging::handlers(&state).map_err(Error::internal)?;
+    let (worker, _hints) = Worker::new(&state, handlers);
+    let worker = tokio::spawn(worker.run());
+    stop.await;
+    tracing::info!("stopping: finishing what is under way");
+    state.shutdown.cancel();
+    worker.await.map_err(Error::internal)?;
+    state.pool.close().await;
+    Ok(())
+}
+
 /// All routes, inside what the edge puts around them.
-fn router(operation: Operation, limits: &Limits) -> Router {
+fn router(operation: Operation, messaging: Messaging, limits: &Limits) -> Router {
     let clock = operation.state.clock.clone();
     let registered = Registered {
         names: resources::names(),
-        paths: resources::paths(),
-        erasers: resources::erasers(),
+        paths: openapi::event_paths(),
+        erasers: erasers(),
     };
     let (state, lanes) = (operation.state.clone(), operation.lanes.clone());
     let service = Service::new(state, lanes, limits.clone(), registered);
@@ -117,10 +152,21 @@ fn router(operation: Operation, limits: &Limits) -> Router {
     let router = Router::new()
         .merge(operational(operation))
         .merge(docs)
-        .merge(store_routes(&service).with_state(service))
+        .merge(
+            store_routes(&service)
+                .merge(messaging::http::routes(&service, messaging))
+                .with_state(service),
+        )
         .fallback(async || Error::RouteNotFound)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed);
     edge::wrap(router, clock)
+}
+
+/// Everybody who keeps something about a person, in the order in which rows are locked.
+fn erasers() -> Vec<Eraser> {
+    let mut erasers = resources::erasers();
+    erasers.push(|connection, person| Box::pin(messaging::erase::forget(connection, person)));
+    erasers
 }
 
 /// The page has an empty 404 of its own; every 404 of ours has a problem body.
@@ -195,6 +241,11 @@ fn status(code: StatusCode, word: &'static str) -> Response {
 async fn metrics(Shared(operation): Shared<Operation>) -> Response {
     #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
     metrics::gauge!("keyfold_write_queue_depth").set(operation.lanes.depth() as f64);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "there are fewer than connections"
+    )]
+    metrics::gauge!("keyfold_idempotency_keys_in_use").set(operation.in_use.len() as f64);
     let pools = [&operation.state.pool, operation.lanes.pool()];
     let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
     let idle = u32::try_from(idle).unwrap_or(u32::MAX);

@@ -8,6 +8,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::clock::Clock;
+
 /// Whose traces go. The phone and the customer are locked while the erasers run.
 #[derive(Clone, Debug)]
 pub struct Person {
@@ -21,6 +23,8 @@ pub struct Person {
     pub event_id: Uuid,
     /// When.
     pub now: DateTime<Utc>,
+    /// Where more ids come from.
+    pub clock: Clock,
 }
 
 /// Erases what one module keeps about a person.

@@ -20,6 +20,9 @@ pub mod engine;
 pub mod erasure;
 // The resources, a file each.
 pub mod resources;
+// Messages to shoppers, and what is left to be done after a commit.
+pub mod messaging;
+pub mod outbox;
 // The whole.
 pub mod app;
 pub mod cli;

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use crate::engine::events;
+use crate::messaging::{idempotency, inbound};
+use crate::outbox;
 use crate::state::State;
 use crate::tenancy;
 
@@ -35,6 +37,9 @@ const ANALYZE: &[(&str, &str)] = &[
     ("checkouts", "analyze checkouts"),
     ("shipments", "analyze shipments"),
     ("events", "analyze events"),
+    ("contacts", "analyze contacts"),
+    ("messages", "analyze messages"),
+    ("idempotency_keys", "analyze idempotency_keys"),
 ];
 
 /// Analyzes each table as soon as it holds some dozens of rows. Of a new table the planner knows
@@ -111,8 +116,28 @@ pub async fn clean(state: &State) {
             Ok(count) => deleted += count,
             Err(failure) => tracing::warn!(store_id = store.id, ?failure, "events not purged"),
         }
+        deleted += clean_messaging(state, store.id).await;
     }
     if deleted > 0 {
-        tracing::info!(deleted, "old events deleted");
+        tracing::info!(deleted, "old rows deleted");
     }
+}
+
+/// What messaging and the outbox keep for a time.
+async fn clean_messaging(state: &State, store_id: i64) -> u64 {
+    let mut deleted = 0;
+    for (what, purged) in [
+        (
+            "idempotency keys",
+            idempotency::purge(state, store_id).await,
+        ),
+        ("inbound messages", inbound::purge(state, store_id).await),
+        ("outbox", outbox::purge(state, store_id).await),
+    ] {
+        match purged {
+            Ok(count) => deleted += count,
+            Err(error) => tracing::warn!(store_id, what, %error, "not purged"),
+        }
+    }
+    deleted
 }

@@ -2,6 +2,8 @@
 //!
 //! `openapi.yaml` in the repository is this document; a test fails when it is stale.
 
+mod messaging;
+
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
@@ -9,10 +11,11 @@ use utoipa::openapi::{RefOr, Schema};
 use crate::engine::Resource;
 use crate::engine::bulk::{BulkAnswer, End, ItemResult};
 use crate::engine::events::Feed;
+use crate::messaging::messages;
 use crate::resources::{self, Visitor};
 
 /// Ends of schema names whose objects refuse unknown members.
-const CLOSED: &[&str] = &["Input", "Patch", "EmbeddedCustomer"];
+const CLOSED: &[&str] = &["Input", "Patch", "Part", "EmbeddedCustomer"];
 
 /// The document.
 #[must_use]
@@ -29,6 +32,7 @@ pub fn document() -> Value {
     parts.add_schema::<End>();
     parts.schemas.insert("Problem".to_owned(), problem_schema());
     parts.add_events();
+    parts.add_messaging();
     parts.add_operational();
     parts.close_inputs();
     json!({
@@ -53,11 +57,19 @@ pub fn document() -> Value {
                 }
             },
             "headers": headers(),
-            "parameters": parameters(),
+            "parameters": merged(parameters(), messaging::parameters()),
             "responses": faults(),
             "schemas": parts.schemas
         }
     })
+}
+
+/// The paths of everything that has events.
+#[must_use]
+pub fn event_paths() -> Vec<&'static str> {
+    let mut paths = resources::paths();
+    paths.push(messages::PATH);
+    paths
 }
 
 /// The document as YAML, as `openapi.yaml` holds it.
@@ -167,7 +179,7 @@ impl Parts {
                     {
                         "name": "resource", "in": "query",
                         "description": "Only events of this resource.",
-                        "schema": { "type": "string", "enum": resources::paths() }
+                        "schema": { "type": "string", "enum": event_paths() }
                     }
                 ],
                 "responses": responses(json!({
@@ -230,6 +242,13 @@ impl Parts {
             text("application/json", object),
         );
     }
+}
+
+fn merged(mut one: Value, mut other: Value) -> Value {
+    if let (Some(one), Some(other)) = (one.as_object_mut(), other.as_object_mut()) {
+        one.append(other);
+    }
+    one
 }
 
 fn title(word: &str) -> String {
@@ -323,6 +342,12 @@ const FAULTS: &[(u16, &str, &str)] = &[
         "There is no active store, or no record, with this id.",
     ),
     (408, "Timeout", "The body stopped arriving."),
+    (
+        409,
+        "Conflict",
+        "The `Idempotency-Key` was sent with another body or is in use, or the store's channel does \
+         not allow it.",
+    ),
     (410, "CursorExpired", "Events after this position are gone."),
     (
         412,
@@ -373,7 +398,7 @@ fn faults() -> Value {
         }
         let header = match status {
             401 => Some("WWW-Authenticate"),
-            429 | 503 => Some("Retry-After"),
+            409 | 429 | 503 => Some("Retry-After"),
             _ => None,
         };
         if let Some(header) = header {
@@ -609,6 +634,10 @@ fn headers() -> Value {
         "Location": {
             "description": "The record's path.",
             "schema": { "type": "string" }
+        },
+        "Idempotent-Replayed": {
+            "description": "`true` when the answer was given before and nothing was sent.",
+            "schema": { "type": "string", "enum": ["true"] }
         },
         "Keyfold-Dry-Run": {
             "description": "`true` when nothing was stored because `dry_run` was asked for.",

@@ -84,6 +84,53 @@ pub async fn list_teams(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Team>> {
     .await
 }
 
+/// A team.
+///
+/// # Errors
+/// When the database fails.
+pub async fn find_team(db: impl PgExecutor<'_>, team_id: i64) -> sqlx::Result<Option<Team>> {
+    sqlx::query_as!(
+        Team,
+        "select team_id as id, name from teams where team_id = $1",
+        team_id,
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// The stores of a team, oldest first, at most so many.
+///
+/// # Errors
+/// When the database fails.
+pub async fn stores_of(
+    db: impl PgExecutor<'_>,
+    team_id: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<Store>> {
+    sqlx::query_as!(
+        Store,
+        "select store_id as id, team_id, name, external_id, default_country, status
+        from stores
+        where team_id = $1
+        order by store_id
+        limit $2",
+        team_id,
+        limit,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// The name of a key.
+///
+/// # Errors
+/// When the database fails.
+pub async fn key_name(db: impl PgExecutor<'_>, key_id: Uuid) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar!("select name from api_keys where key_id = $1", key_id)
+        .fetch_optional(db)
+        .await
+}
+
 /// What `keyfold store create` says of a store.
 pub struct NewStore<'a> {
     /// Whose it is.

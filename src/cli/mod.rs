@@ -5,6 +5,7 @@
 
 mod dev;
 mod documents;
+mod messaging;
 mod migrate;
 mod output;
 mod serve;
@@ -42,7 +43,9 @@ enum Command {
     /// Serve with a Postgres of its own, a demo store and a key: needs nothing.
     Dev(dev::DevArguments),
     /// Serve on the database of DATABASE_URL.
-    Serve,
+    Serve(serve::ServeArguments),
+    /// Run the workers alone: hand messages to their providers, take in what those tell.
+    Work,
     /// Bring the database's schema up to date.
     Migrate,
     /// Teams: whom stores and keys belong to.
@@ -54,6 +57,15 @@ enum Command {
     /// API keys.
     #[command(subcommand)]
     Key(tenants::KeyCommand),
+    /// How a store's messages reach people.
+    #[command(subcommand)]
+    Channel(messaging::ChannelCommand),
+    /// Templates of messages.
+    #[command(subcommand)]
+    Template(messaging::TemplateCommand),
+    /// What is left to be done: messages that wait, failed, or may have been sent.
+    #[command(subcommand)]
+    Outbox(messaging::OutboxCommand),
     /// Print the OpenAPI document.
     Openapi(documents::OpenapiArguments),
     /// Print shell completions.
@@ -85,11 +97,15 @@ fn run(command: Command, output: &Output) -> Done {
     telemetry::start_logs(&config.log, config.log_format);
     match command {
         Command::Dev(arguments) => dev::run(arguments, config, output),
-        Command::Serve => block_on(serve::run(config, output)),
+        Command::Serve(arguments) => block_on(serve::run(&arguments, config, output)),
+        Command::Work => block_on(serve::work(config, output)),
         Command::Migrate => block_on(migrate::run(&config, output)),
         Command::Team(command) => block_on(tenants::team(command, &config, output)),
         Command::Store(command) => block_on(tenants::store(command, &config, output)),
         Command::Key(command) => block_on(tenants::key(command, &config, output)),
+        Command::Channel(command) => block_on(messaging::channel(command, &config, output)),
+        Command::Template(command) => block_on(messaging::template(command, &config, output)),
+        Command::Outbox(command) => block_on(messaging::outbox(command, &config, output)),
         Command::Openapi(_) | Command::Completions(_) => Ok(()),
     }
 }

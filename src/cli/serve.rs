@@ -1,5 +1,6 @@
-//! `keyfold serve`: the service on the operator's database.
+//! `keyfold serve` and `keyfold work`: the service, or its workers alone, on the operator's database.
 
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -7,16 +8,38 @@ use super::output::Output;
 use super::{Done, database_url, open};
 use crate::config::Config;
 use crate::edge::{self, Limits};
+use crate::state::State;
 use crate::{app, schema};
 
-pub async fn run(config: Config, output: &Output) -> Done {
+#[derive(Args)]
+pub struct ServeArguments {
+    /// Leave the outbox to `keyfold work`.
+    #[arg(long)]
+    no_worker: bool,
+}
+
+/// State over a database that is migrated.
+async fn ready(config: Config) -> Result<State, Box<dyn std::error::Error + Send + Sync>> {
     let url = database_url(&config)?.to_owned();
     let state = open(config, &url)?;
     match schema::is_current(&state.pool).await {
-        Ok(true) => {}
-        Ok(false) => return Err("the database is not migrated: run `keyfold migrate` first".into()),
-        Err(error) => return Err(format!("the database can't be reached: {error}").into()),
+        Ok(true) => Ok(state),
+        Ok(false) => Err("the database is not migrated: run `keyfold migrate` first".into()),
+        Err(error) => Err(format!("the database can't be reached: {error}").into()),
     }
+}
+
+/// The workers alone.
+pub async fn work(config: Config, output: &Output) -> Done {
+    let state = ready(config).await?;
+    tracing::info!("working");
+    output.message("keyfold works on the outbox");
+    Ok(app::work(state, stop_signal()?).await?)
+}
+
+pub async fn run(arguments: &ServeArguments, mut config: Config, output: &Output) -> Done {
+    config.works = !arguments.no_worker;
+    let state = ready(config).await?;
     let listener = listen(&state.config).await?;
     tracing::info!(address = %listener.local_addr()?, "listening");
     output.message(&format!(

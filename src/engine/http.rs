@@ -36,12 +36,13 @@ use crate::edge::{self, BodyBudget, Gate, Limits, RateLimiter, WholeBody, media_
 use crate::erasure::Eraser;
 use crate::error::Error;
 use crate::state::State;
+use crate::tenancy::KeyScope;
 use crate::values::{Faults, Fields, Node, parse};
 
 /// Most bytes of a body that holds one record, and of one line of a bulk stream.
 pub const RECORD_BYTES: usize = 1024 * 1024;
 /// What every store-scoped route begins with.
-const STORE: &str = "/api/v1/stores/{store_id}";
+pub const STORE: &str = "/api/v1/stores/{store_id}";
 /// Requests that may wait for the database behind those that use it.
 const MOST_WAITING: usize = 512;
 /// Dry runs at a time.
@@ -54,7 +55,8 @@ const PATCH_JSON: &[&str] = &["application/json", "application/merge-patch+json"
 
 const OUTCOME: HeaderName = HeaderName::from_static("keyfold-outcome");
 const DRY_RUN: HeaderName = HeaderName::from_static("keyfold-dry-run");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Honoured by the two sending endpoints alone.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_STATUS: HeaderName = HeaderName::from_static("idempotency-status");
 
 /// What the routes share. Each layer and handler of a request holds a clone, so that is cheap.
@@ -249,10 +251,37 @@ async fn admit(Given(service): Given<Service>, mut request: Request, next: Next)
         Err(error) => error.into_response(),
     };
     if sends_key {
-        let ignored = HeaderValue::from_static("ignored");
-        response.headers_mut().insert(IDEMPOTENCY_STATUS, ignored);
+        say_ignored(&mut response);
     }
     response
+}
+
+/// Says that an `Idempotency-Key` was not read: a layer for routes that are not store-scoped.
+pub async fn ignoring_keys(request: Request, next: Next) -> Response {
+    let sends_key = request.headers().contains_key(IDEMPOTENCY_KEY);
+    let mut response = next.run(request).await;
+    if sends_key {
+        say_ignored(&mut response);
+    }
+    response
+}
+
+fn say_ignored(response: &mut Response) {
+    let ignored = HeaderValue::from_static("ignored");
+    response.headers_mut().insert(IDEMPOTENCY_STATUS, ignored);
+}
+
+/// Who is calling. Notes the use of the key.
+///
+/// # Errors
+/// `Unauthorized`, or that the database can't be asked.
+pub async fn caller(service: &Service, headers: &HeaderMap) -> Result<KeyScope, Error> {
+    let caller = service.gatekeeper.caller(headers).await?;
+    let now = service.state.clock.now();
+    if service.gatekeeper.is_use_due(caller.key_id, now) {
+        note_use(&service.state, caller.key_id);
+    }
+    Ok(caller)
 }
 
 /// Whether there is any hope to be served, asked before a body is read.
@@ -265,11 +294,7 @@ fn has_room(service: &Service, request: &Request) -> Result<(), Error> {
 
 /// Who is calling, and may they use this store?
 async fn open(service: &Service, request: &mut Request) -> Result<edge::Decision, Error> {
-    let caller = service.gatekeeper.caller(request.headers()).await?;
-    let now = service.state.clock.now();
-    if service.gatekeeper.is_use_due(caller.key_id, now) {
-        note_use(&service.state, caller.key_id);
-    }
+    let caller = caller(service, request.headers()).await?;
     let store_id = store_id(request.uri().path()).ok_or(Error::StoreNotFound)?;
     let store = service.gatekeeper.store(caller, store_id).await?;
     request.extensions_mut().insert(store);
@@ -299,7 +324,15 @@ fn store_id(path: &str) -> Option<i64> {
 /// # Errors
 /// `PathInvalid` for a broken escape and for one that is not UTF-8.
 pub fn last_segment(path: &str) -> Result<String, Error> {
-    let segment = path.rsplit('/').next().unwrap_or_default();
+    segment_from_end(path, 0)
+}
+
+/// A segment of a path, counted from its end, decoded once.
+///
+/// # Errors
+/// `PathInvalid` for a broken escape and for one that is not UTF-8.
+pub fn segment_from_end(path: &str, place: usize) -> Result<String, Error> {
+    let segment = path.rsplit('/').nth(place).unwrap_or_default();
     let decoded = decoded(segment).ok_or(Error::PathInvalid)?;
     Ok(decoded.into_owned())
 }
@@ -419,7 +452,7 @@ impl Query {
 }
 
 /// A number of digits alone: `parse` would take a plus sign as well.
-fn number<T: FromStr>(text: &str) -> Option<T> {
+pub fn number<T: FromStr>(text: &str) -> Option<T> {
     let only_digits = text.bytes().all(|byte| byte.is_ascii_digit());
     only_digits.then(|| text.parse().ok()).flatten()
 }

@@ -21,20 +21,31 @@ const OPEN: &[&str] = &[
     "/openapi.yaml",
     "/openapi.json",
 ];
-/// What all others begin with.
+/// The routes that prove the caller in their own way.
+const SIGNED: &[&str] = &["/webhooks/whatsapp"];
+/// What most others begin with.
 const SCOPED: &str = "/api/v1/stores/{store_id}/";
+/// Those that name their store in the body or in the query.
+const NAMING: &[&str] = &[
+    "/api/v1/messages/send",
+    "/api/v1/templates",
+    "/api/v1/get_templates",
+    "/api/v1/messages",
+    "/api/v1/messages/{message_id}",
+    "/api/v1/me",
+    "/api/v1/idempotency-keys",
+    "/api/v1/idempotency-keys/{endpoint}/{key}",
+];
 /// How soon a change by the command line counts.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Method and path of every documented route that belongs to a store.
-fn scoped_routes() -> Vec<(Method, String)> {
+/// Method and path of every documented route that needs a key.
+fn keyed_routes() -> Vec<(Method, String)> {
     let mut routes = Vec::new();
     for (path, item) in openapi::document()["paths"].as_object().expect("paths") {
-        let is_open = OPEN.contains(&path.as_str());
-        assert!(
-            is_open != path.starts_with(SCOPED),
-            "{path} is in neither list"
-        );
+        let is_open = [OPEN, SIGNED].concat().contains(&path.as_str());
+        let is_keyed = path.starts_with(SCOPED) || NAMING.contains(&path.as_str());
+        assert!(is_open != is_keyed, "{path} is in neither list");
         for (method, operation) in item.as_object().expect("an object") {
             if method == "parameters" {
                 continue;
@@ -47,14 +58,23 @@ fn scoped_routes() -> Vec<(Method, String)> {
             }
         }
     }
-    assert!(routes.len() >= 5 * kinds().len());
+    assert!(routes.len() >= 5 * kinds().len() + NAMING.len());
+    routes
+}
+
+/// Those that name their store in the path.
+fn scoped_routes() -> Vec<(Method, String)> {
+    let mut routes = keyed_routes();
+    routes.retain(|(_, path)| path.starts_with(SCOPED));
     routes
 }
 
 /// A path that can be asked for.
 fn concrete(path: &str, store_id: impl ToString) -> String {
     let path = path.replace("{store_id}", &store_id.to_string());
-    path.replace("{external_id}", "nobody")
+    let path = path.replace("{external_id}", "nobody");
+    let path = path.replace("{message_id}", "01a21829-4c43-76b8-a2d0-ad5460a49fce");
+    path.replace("{endpoint}/{key}", "send/nobody")
 }
 
 /// A request without body as far as the checks go; an empty key is none.
@@ -104,7 +124,7 @@ async fn every_wrong_key_gets_the_same_401_on_every_route() {
     let first = ask(&app, &Method::GET, &app.path("events"), "")
         .await
         .expect(401);
-    for (method, path) in scoped_routes() {
+    for (method, path) in keyed_routes() {
         // A store that is not there or no number at all is not told apart, either.
         for store in [
             app.store_id.to_string(),
@@ -210,6 +230,48 @@ async fn a_key_opens_its_own_stores_only_and_others_are_told_nothing_more() {
             assert!(further.contains(&code.as_str()), "{method} {path}: {code}");
         }
     }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_named_in_the_query_is_checked_like_one_in_the_path() {
+    let app = App::start().await;
+    let (_, foreign_store, _) = tenant(&app.pool, &app.clock, "Other").await;
+    let ours = bearer(&app.key);
+    let asked_in_query = keyed_routes().into_iter().filter(|(method, path)| {
+        NAMING.contains(&path.as_str()) && *method != Method::POST && path != "/api/v1/me"
+    });
+    let mut seen = 0;
+    for (method, path) in asked_in_query {
+        seen += 1;
+        let path = concrete(&path, "");
+        let check = async |query: &str, status: u16, code: &str| {
+            let answer = ask(&app, &method, &format!("{path}{query}"), &ours).await;
+            assert_eq!(
+                answer.status, status,
+                "{method} {path}{query}: {}",
+                answer.text
+            );
+            let said = if answer.status.is_success() {
+                String::new()
+            } else {
+                answer.code()
+            };
+            assert_eq!(said, code, "{method} {path}{query}");
+        };
+        let foreign = format!("?store_id={foreign_store}");
+        check(&foreign, 403, "store_forbidden").await;
+        check("?store_id=999999", 404, "store_not_found").await;
+        for nonsense in ["abc", "0", "-1", "1.0", "99999999999999999999"] {
+            check(&format!("?store_id={nonsense}"), 400, "query_invalid").await;
+        }
+        check("?nonsense=1", 400, "query_invalid").await;
+        // The team has one store, so it needs not be named.
+        let answer = ask(&app, &method, &path, &ours).await;
+        let fine = answer.status.is_success() || answer.code() == "not_found";
+        assert!(fine, "{method} {path}: {}", answer.text);
+    }
+    assert_eq!(seen, 6);
     app.stop().await;
 }
 

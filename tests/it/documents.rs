@@ -5,7 +5,7 @@ use std::path::Path;
 
 use http::Method;
 use keyfold::openapi;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::app::App;
 use crate::support::kinds::kinds;
@@ -117,8 +117,9 @@ async fn every_example_is_accepted_and_answered_as_the_document_says() {
                 continue;
             };
             let name = operation["operationId"].as_str().expect("a name");
-            if name.ends_with("_called_bulk") {
-                // The example is for another record: the one that the example of POST makes.
+            if name.ends_with("_called_bulk") || name == "receive_webhook" {
+                // The example is for another record: the one that the example of POST makes; an
+                // event has to be signed.
                 continue;
             }
             for (media, content) in operation["requestBody"]["content"]
@@ -130,7 +131,8 @@ async fn every_example_is_accepted_and_answered_as_the_document_says() {
                     let app = App::start().await;
                     let answer = tried(&app, path, method, media, example).await;
                     let status = answer.status.as_str();
-                    assert!(["200", "201"].contains(&status), "{path}: {}", answer.text);
+                    let fine = ["200", "201", "204"];
+                    assert!(fine.contains(&status), "{path}: {}", answer.text);
                     assert!(
                         operation["responses"].get(status).is_some(),
                         "{path} {status}"
@@ -160,7 +162,7 @@ fn examples_of(content: &Value) -> Vec<&Value> {
     examples
 }
 
-/// Sends an example; a PATCH needs a record first.
+/// Sends an example, after what has to be there first.
 async fn tried(
     app: &App,
     path: &str,
@@ -178,6 +180,16 @@ async fn tried(
             .await
             .expect(201);
         path = path.replace("{external_id}", "example");
+    }
+    if path == "/api/v1/messages/send" {
+        // A free-form message needs an open service window.
+        let inbound = json!({ "from": example["to"], "text": "hello" });
+        app.post("sandbox/inbound", &inbound).await.expect(204);
+    }
+    if path == "/api/v1/templates" {
+        let template = json!({ "name": "example", "language": "en", "body": "Hi {{first_name}}" });
+        let made = app.post("message-templates", &template).await.expect(201);
+        assert_eq!(made.json()["id"], example["template_id"]);
     }
     let body = match example {
         Value::String(lines) => lines.clone(),

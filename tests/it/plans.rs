@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use keyfold::edge::Limits;
 use keyfold::engine::Resource as _;
 use keyfold::resources::orders::Order;
@@ -16,6 +17,10 @@ const A_DOCUMENT: u64 = 50;
 /// What look-ups by key read for one order: a few entries of each index. Walking the store would
 /// read thousands.
 const MOST_READ_PER_ORDER: i64 = 20;
+
+const MESSAGES: u64 = 2_000;
+/// The send and the delivery of one message look up some dozen rows by their keys.
+const MOST_READ_PER_MESSAGE: i64 = 80;
 
 #[tokio::test]
 async fn plans_of_an_empty_store_do_not_walk_a_full_one() {
@@ -32,6 +37,57 @@ async fn plans_of_a_store_that_is_known_to_be_tiny_do_not_walk_a_full_one() {
         sqlx::query(analyze).execute(&app.pool).await.expect("ours");
     }
     fill_and_check(app).await;
+}
+
+#[tokio::test]
+async fn plans_of_an_empty_outbox_do_not_walk_a_full_one() {
+    let waiting = App::start_with(|config| config.works = false, Limits::default()).await;
+    let template = json!({ "name": "n", "language": "en", "body": "Hello" });
+    let made = waiting
+        .post("message-templates", &template)
+        .await
+        .expect(201);
+    send(&waiting, &made.json()["id"], 0..20).await;
+    // The worker makes its plans while the queue holds next to nothing, and finds it full later.
+    let app = App::start_on(
+        waiting.database_url.clone(),
+        |config| config.database_max_connections = 2,
+        Limits::default(),
+    )
+    .await;
+    drained(&app).await;
+    let before = settled(&app.pool).await;
+    send(&waiting, &made.json()["id"], 20..20 + MESSAGES).await;
+    drained(&app).await;
+    waiting.stop().await;
+    let pool = app.pool.clone();
+    app.stop().await;
+    let read = settled(&pool).await - before;
+    let per_message = read / i64::try_from(MESSAGES).expect("few");
+    assert!(
+        per_message <= MOST_READ_PER_MESSAGE,
+        "{per_message} index entries and rows read per message"
+    );
+}
+
+/// Sends a template to as many people, each under a key of its own.
+async fn send(app: &App, template_id: &Value, numbers: impl Iterator<Item = u64>) {
+    for n in numbers {
+        let phone = format!("+336{n:08}");
+        let body = json!({ "template_id": template_id, "phone_number": phone }).to_string();
+        let key = format!("key-{n}");
+        let headers = [("idempotency-key", key.as_str())];
+        let answer = app
+            .send(Method::POST, "/api/v1/templates", &headers, body)
+            .await;
+        answer.expect(201);
+    }
+}
+
+async fn drained(app: &App) {
+    while app.count("outbox").await > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// A service whose batches are few and on one connection.

@@ -110,6 +110,7 @@ async fn in_transaction(
         phone: phone.to_owned(),
         event_id: state.clock.new_id(),
         now: state.clock.now(),
+        clock: state.clock.clone(),
     };
     erasure::run(connection, &person, erasers).await?;
     Ok(Erased::Now)

@@ -575,6 +575,26 @@ async fn change(
     Ok(())
 }
 
+/// Whether any record of the store has this phone, as E.164.
+///
+/// # Errors
+/// When the database fails.
+pub async fn has_phone(
+    connection: &mut PgConnection,
+    store_id: i64,
+    phone: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (
+            select from customers where store_id = $1 and phone = $2
+        ) as "exists!""#,
+        store_id,
+        phone,
+    )
+    .fetch_one(connection)
+    .await
+}
+
 /// The id of the customer with this external id.
 ///
 /// # Errors

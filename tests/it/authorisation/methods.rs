@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use http::Method;
 
-use super::{ask, bearer, concrete, scoped_routes};
+use super::{ask, bearer, concrete, keyed_routes};
 use crate::support::app::App;
 use crate::support::kinds::kinds;
 
@@ -20,7 +20,7 @@ fn is_of(concrete: &str, form: &str) -> bool {
 #[tokio::test]
 async fn a_method_that_is_not_documented_is_405_before_anything_is_checked() {
     let app = App::start().await;
-    let routes = scoped_routes();
+    let routes = keyed_routes();
     let methods = [
         "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY",
     ];
@@ -44,7 +44,10 @@ async fn a_method_that_is_not_documented_is_405_before_anything_is_checked() {
                 continue;
             }
             assert_eq!(answer.status, 405, "{method} {path} is not documented");
-            assert_eq!(answer.code(), "method_not_allowed");
+            // An answer to HEAD has no body.
+            if method != "HEAD" {
+                assert_eq!(answer.code(), "method_not_allowed", "{method} {path}");
+            }
             let allow: BTreeSet<&str> = answer.header("allow").split(',').map(str::trim).collect();
             assert_eq!(allow, allowed, "{method} {path}");
         }

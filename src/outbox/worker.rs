@@ -1,0 +1,230 @@
+//! The loop that finds work and hands it out, within bounds.
+//!
+//! Work comes two ways. What this process has just committed is hinted at, and leased by its ids at
+//! once; hints are a shortcut that may be lost. What is due, whoever wrote it, is found by the sweep:
+//! once a second, and again at once as long as there is more than there is room for.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use uuid::Uuid;
+
+use super::Leased;
+use crate::state::State;
+
+/// Rows under way in a process.
+const IN_FLIGHT: u32 = 1_024;
+/// Rows leased by one statement.
+const SLICE: u32 = 128;
+/// Hints that wait to be looked at; more are left to the sweep.
+const MOST_HINTS: usize = 4_096;
+/// How often due rows are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long work may go on after shutdown began: longer than any provider takes to answer.
+const LAST_WORK: Duration = Duration::from_secs(24);
+/// How long to wait after the database failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Rows of one store and one kind, leased together.
+#[derive(Debug)]
+pub struct Work {
+    /// Whose they are.
+    pub store_id: i64,
+    /// The rows.
+    pub rows: Vec<Leased>,
+    /// What they take of the room for work under way; dropped with them.
+    pub room: Room,
+}
+
+/// A part of the room for work under way.
+#[derive(Debug)]
+pub struct Room(OwnedSemaphorePermit);
+
+impl Room {
+    /// Gives the room of so many rows back: they are not under way any more.
+    pub fn give_back(&mut self, rows: usize) {
+        drop(self.0.split(rows));
+    }
+}
+
+/// Does the work of one kind, and settles it.
+pub type Handler =
+    Arc<dyn Fn(State, Work) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Where a process tells its own worker what it has just committed.
+#[derive(Clone)]
+pub struct Hints(Option<mpsc::Sender<(i64, Uuid)>>);
+
+impl Hints {
+    /// A committed row is there to be worked on.
+    pub fn give(&self, store_id: i64, id: Uuid) {
+        if let Some(sender) = &self.0 {
+            // A full queue, or no worker: the sweep of some process finds it.
+            let _ = sender.try_send((store_id, id));
+        }
+    }
+
+    /// No worker listens in this process.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None)
+    }
+}
+
+/// A worker, before it runs.
+pub struct Worker {
+    state: State,
+    handlers: BTreeMap<&'static str, Handler>,
+    hints: mpsc::Receiver<(i64, Uuid)>,
+    room: Arc<Semaphore>,
+}
+
+impl Worker {
+    /// A worker for these kinds of work, and where it takes hints.
+    #[must_use]
+    pub fn new(
+        state: &State,
+        handlers: impl IntoIterator<Item = (&'static str, Handler)>,
+    ) -> (Self, Hints) {
+        let (sender, hints) = mpsc::channel(MOST_HINTS);
+        let worker = Self {
+            state: state.clone(),
+            handlers: handlers.into_iter().collect(),
+            hints,
+            room: Arc::new(Semaphore::new(IN_FLIGHT as usize)),
+        };
+        (worker, Hints(Some(sender)))
+    }
+
+    /// Works until shutdown, then waits for what is under way, but not for ever.
+    pub async fn run(mut self) {
+        let shutdown = self.state.shutdown.clone();
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut there_is_more = false;
+        loop {
+            let mut hints = Vec::new();
+            let swept = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = sweep.tick() => true,
+                // What is new comes before what has waited: it waits for company with nobody.
+                () = std::future::ready(()), if there_is_more && self.hints.is_empty() => true,
+                count = self.hints.recv_many(&mut hints, SLICE as usize) => {
+                    if count == 0 {
+                        // Nobody can give hints any more: `keyfold work`.
+                        sweep.tick().await;
+                        true
+                    } else {
+                        false
+                    }
+                }
+            };
+            let done = if swept {
+                self.sweep().await
+            } else {
+                self.take_fresh(hints).await.map(|()| there_is_more)
+            };
+            there_is_more = matches!(done, Ok(true));
+            if let Err(error) = done {
+                tracing::warn!(%error, "the outbox has to wait: the database can't be asked");
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    () = tokio::time::sleep(AFTER_FAILURE) => {}
+                }
+            }
+        }
+        let all = self.room.acquire_many(IN_FLIGHT);
+        if tokio::time::timeout(LAST_WORK, all).await.is_err() {
+            tracing::warn!("some work was still under way: its leases run out");
+        }
+    }
+
+    /// Leases what was hinted at.
+    async fn take_fresh(&self, hints: Vec<(i64, Uuid)>) -> sqlx::Result<()> {
+        let mut stores: BTreeMap<i64, Vec<Uuid>> = BTreeMap::new();
+        for (store_id, id) in hints {
+            stores.entry(store_id).or_default().push(id);
+        }
+        for (store_id, ids) in stores {
+            let Some(permit) = self.try_room(ids.len()) else {
+                // There is more to do than there is room: the sweep goes by age.
+                return Ok(());
+            };
+            let now = self.state.clock.now();
+            let lease_id = self.state.clock.new_id();
+            let leased =
+                super::lease_fresh(&self.state.pool, store_id, &ids, lease_id, now).await?;
+            self.hand_out(leased, permit);
+        }
+        Ok(())
+    }
+
+    /// Leases what is due, a slice of each bucket, so that no store's backlog holds up the others;
+    /// says whether there is more.
+    async fn sweep(&self) -> sqlx::Result<bool> {
+        let now = self.state.clock.now();
+        let mut due = super::due_buckets(&self.state.pool, now).await?;
+        // Each process begins elsewhere, so that they seldom meet.
+        if !due.is_empty() {
+            let first = rand::random_range(0..due.len());
+            due.rotate_left(first);
+        }
+        let mut there_is_more = false;
+        for bucket in due {
+            let Some(permit) = self.wait_for_room().await else {
+                return Ok(false);
+            };
+            let now = self.state.clock.now();
+            let lease_id = self.state.clock.new_id();
+            let limit = i64::from(SLICE);
+            let leased = super::lease_due(&self.state.pool, bucket, limit, lease_id, now).await?;
+            there_is_more |= leased.len() >= SLICE as usize;
+            self.hand_out(leased, permit);
+        }
+        Ok(there_is_more)
+    }
+
+    /// Hands each handler its rows, store by store.
+    fn hand_out(&self, leased: Vec<Leased>, mut permit: OwnedSemaphorePermit) {
+        let mut groups: BTreeMap<(i64, String), Vec<Leased>> = BTreeMap::new();
+        for row in leased {
+            let group = (row.store_id, row.kind.clone());
+            groups.entry(group).or_default().push(row);
+        }
+        for ((store_id, kind), rows) in groups {
+            let Some(handler) = self.handlers.get(kind.as_str()) else {
+                // Written by a newer version; its worker takes it when the lease has run out.
+                tracing::warn!(kind, "the outbox has work that this version does not know");
+                continue;
+            };
+            let Some(part) = permit.split(rows.len()) else {
+                continue;
+            };
+            let work = Work {
+                store_id,
+                rows,
+                room: Room(part),
+            };
+            self.state.tasks.spawn(handler(self.state.clone(), work));
+        }
+    }
+
+    /// Room for so many rows, if there is any right now.
+    fn try_room(&self, rows: usize) -> Option<OwnedSemaphorePermit> {
+        let rows = u32::try_from(rows).ok()?;
+        Arc::clone(&self.room).try_acquire_many_owned(rows).ok()
+    }
+
+    /// Room for a slice; none once shutdown has begun.
+    async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            () = self.state.shutdown.cancelled() => None,
+            permit = Arc::clone(&self.room).acquire_many_owned(SLICE) => permit.ok(),
+        }
+    }
+}
