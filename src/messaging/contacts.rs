@@ -283,8 +283,9 @@ async fn inherit(
         "update contacts
         set last_inbound_at = greatest(last_inbound_at, $3),
             opted_out_at = case
-                when wish_at >= $5 then opted_out_at
-                else coalesce($4, opted_out_at)
+                when $5::timestamptz is null or $5 < wish_at then opted_out_at
+                when wish_at is null or $5 > wish_at then $4
+                else coalesce(opted_out_at, $4)
             end,
             wish_at = greatest(wish_at, $5)
         where store_id = $1 and id = $2",
@@ -318,7 +319,7 @@ async fn update(
             name = coalesce(name, $5),
             last_inbound_at = greatest(last_inbound_at, $6),
             opted_out_at = case
-                when wish_at >= $10 then opted_out_at
+                when wish_at > $10 or (wish_at = $10 and not $7) then opted_out_at
                 when $7 then $10
                 when $8 then null
                 else opted_out_at

@@ -230,6 +230,15 @@ async fn sift(
                 let words = "the store's channel was changed before it was sent";
                 settled.push(Settled::dead(state, row.id, "channel_changed", Some(words)));
             }
+            Some(message) if message.opted_out => {
+                let words = "the person asked for no more messages before it was sent";
+                settled.push(Settled::dead(
+                    state,
+                    row.id,
+                    "contact_opted_out",
+                    Some(words),
+                ));
+            }
             Some(_) if now - row.created_at > MOST_AGE => {
                 let words = "it could not be handed over within 24 hours";
                 settled.push(Settled::dead(

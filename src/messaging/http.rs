@@ -206,6 +206,7 @@ async fn send(
                 key,
             },
             body_sha256,
+            id: service.state.clock.new_id(),
         });
         let send = Send {
             store_id,

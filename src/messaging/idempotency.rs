@@ -172,15 +172,17 @@ pub enum Times {
 pub enum Claim {
     /// The key is ours: execute, then [`save`] the answer in the same transaction.
     GoOn,
-    /// It was answered before.
-    Saved(Answer),
+    /// It was answered before; for the first time, where an earlier attempt of this very request did it
+    /// and its commit got no answer.
+    Saved(Answer, Times),
     /// It was sent with another body.
     Mismatch,
     /// It was there and went away while we looked: to be claimed again.
     Vanished,
 }
 
-/// Claims a key in the transaction of the send. Waits for another transaction that has it no longer
+/// Claims a key in the transaction of the send, under an id that is the same over all attempts of one
+/// request. Waits for another transaction that has it no longer
 /// than the `lock_timeout` of this one.
 ///
 /// # Errors
@@ -211,15 +213,16 @@ pub async fn claim(
     }
     let found = sqlx::query!(
         r#"update idempotency_keys
-        set replays = replays + case when body_sha256 = $4 then 1 else 0 end
+        set replays = replays + case when body_sha256 = $4 and id <> $5 then 1 else 0 end
         where store_id = $1 and endpoint = $2 and key = $3
         returning
-            body_sha256 = $4 as "same!", status as "status!", content_type as "content_type!",
+            body_sha256 = $4 as "same!", id = $5 as "own!", status as "status!", content_type as "content_type!",
             location, body as "body!""#,
         name.store_id,
         name.endpoint.as_str(),
         name.key.as_str(),
         &body_sha256[..],
+        new_id,
     )
     .fetch_optional(connection)
     .await?;
@@ -230,12 +233,18 @@ pub async fn claim(
         return Ok(Claim::Mismatch);
     }
     let status = u16::try_from(found.status).unwrap_or(500);
-    Ok(Claim::Saved(Answer {
+    let answer = Answer {
         status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         content_type: found.content_type,
         location: found.location,
         body: found.body.into(),
-    }))
+    };
+    let times = if found.own {
+        Times::First
+    } else {
+        Times::Again
+    };
+    Ok(Claim::Saved(answer, times))
 }
 
 /// Takes over a key whose time is over, as if it were new.

@@ -176,10 +176,10 @@ pub fn read_send(
     });
     if let Some(kind) = kind {
         for other in KINDS.iter().filter(|other| **other != kind) {
-            fields.refuse(
-                other,
-                format!("does not belong to a message of type {kind}"),
-            );
+            fields.optional(other, |_| -> Checked<()> {
+                let message = format!("does not belong to a message of type {kind}");
+                Err(Faults::one(message))
+            });
         }
     } else {
         // Nobody knows which one is meant: none of them is an unknown field.
@@ -213,8 +213,7 @@ fn media_part(node: &Node<'_>, media: Media) -> Checked<Content> {
     let mut fields = Fields::of(node)?;
     let link = fields.required("link", HttpUrl::read);
     let caption = if media == Media::Audio {
-        fields.refuse("caption", "is not for audio");
-        None
+        fields.optional("caption", |_| Err(Faults::one("is not for audio")))
     } else {
         fields.optional("caption", text(CAPTION_CHARS))
     };

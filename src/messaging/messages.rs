@@ -353,6 +353,8 @@ pub struct Outgoing {
     pub content: Content,
     /// The provider that it was accepted for.
     pub provider: String,
+    /// The person has asked for no more messages since.
+    pub opted_out: bool,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
 }
@@ -368,13 +370,15 @@ pub async fn outgoing(
 ) -> sqlx::Result<Vec<Outgoing>> {
     let rows = sqlx::query!(
         r#"select
-            id, contact_id, recipient as "recipient!", content as "content!: Json<Content>",
-            provider, created_at
-        from messages
-        where store_id = $1
-            and id = any($2)
-            and recipient is not null
-            and content is not null"#,
+            m.id, m.contact_id, m.recipient as "recipient!",
+            m.content as "content!: Json<Content>", m.provider, m.created_at,
+            c.opted_out_at is not null as "opted_out!"
+        from messages m
+        join contacts c on c.store_id = m.store_id and c.id = m.contact_id
+        where m.store_id = $1
+            and m.id = any($2)
+            and m.recipient is not null
+            and m.content is not null"#,
         store_id,
         ids,
     )
@@ -389,6 +393,7 @@ pub async fn outgoing(
             recipient: row.recipient,
             content: row.content.0,
             provider: row.provider,
+            opted_out: row.opted_out,
             created_at: row.created_at,
         })
         .collect())

@@ -50,18 +50,6 @@ pub struct Send {
     pub request_id: RequestId,
 }
 
-impl Send {
-    /// Whether this request's own execution gave an answer.
-    fn is_answered_by(&self, answer: &Answer, message_id: Uuid) -> bool {
-        let own = if answer.status == StatusCode::CREATED {
-            message_id.to_string()
-        } else {
-            self.request_id.to_string()
-        };
-        std::str::from_utf8(&answer.body).is_ok_and(|body| body.contains(&own))
-    }
-}
-
 /// A key and the body that came with it.
 #[derive(Clone, Debug)]
 pub struct Keyed {
@@ -69,6 +57,8 @@ pub struct Keyed {
     pub name: Name,
     /// Of the body's bytes as they came.
     pub body_sha256: [u8; 32],
+    /// What this request claims the key under, in all its attempts.
+    pub id: Uuid,
 }
 
 /// The answer to an accepted send.
@@ -119,7 +109,7 @@ pub async fn accept(
     let message_id = service.state.clock.new_id();
     let (mut attempts, mut commit_lost) = (0, false);
     loop {
-        let work = attempt_of(Arc::clone(&send), message_id, turn.clone(), commit_lost);
+        let work = attempt_of(Arc::clone(&send), message_id, turn.clone());
         let attempt = service.run(work).await;
         match attempt {
             Ok(Attempt::Answered(answer, times, queued)) => {
@@ -134,17 +124,16 @@ pub async fn accept(
                 attempts += 1;
                 commit_lost |= matches!(failure, Failure::CommitLost(_));
                 if attempts == MOST_ATTEMPTS {
-                    return Err(given_up(failure, send.keyed.is_some()));
+                    let error = given_up(failure, send.keyed.is_some());
+                    return Err(if commit_lost { unknown(error) } else { error });
                 }
                 tokio::time::sleep(PAUSE).await;
             }
+            Err(error) if commit_lost => return Err(unknown(error)),
             Err(Error::Internal(cause)) if replays_faults && send.keyed.is_some() => {
                 let work = save_fault(Arc::clone(&send), Error::Internal(cause), turn.clone());
-                return service.run(work).await?.into_response(Times::First);
-            }
-            // An earlier attempt may have been stored, whatever became of this one.
-            Err(error) if commit_lost && error.status() == StatusCode::SERVICE_UNAVAILABLE => {
-                return Err(Error::OutcomeUnknown(error.into()));
+                let (answer, times) = service.run(work).await?;
+                return answer.into_response(times);
             }
             Err(error) => return Err(error),
         }
@@ -170,6 +159,16 @@ fn given_up(failure: Failure, is_keyed: bool) -> Error {
     }
 }
 
+/// What a failed attempt means when the commit of an earlier one got no answer. Whatever was read
+/// under the claim, a mismatch for one, proves that the earlier one was not done.
+fn unknown(error: Error) -> Error {
+    match error {
+        Error::DatabaseUnavailable(cause) | Error::Internal(cause) => Error::OutcomeUnknown(cause),
+        Error::Overloaded => Error::OutcomeUnknown("too busy to look".into()),
+        error => error,
+    }
+}
+
 type Working<T> = std::pin::Pin<Box<dyn Future<Output = Result<T, Error>> + std::marker::Send>>;
 
 /// One attempt, as a task that no hang-up cuts; it keeps its turn as long as it works.
@@ -177,22 +176,11 @@ fn attempt_of(
     send: Arc<Send>,
     message_id: Uuid,
     turn: Option<Arc<Turn>>,
-    commit_lost: bool,
 ) -> impl FnOnce(State) -> Working<Attempt> {
     move |state| {
         Box::pin(async move {
             let _turn = turn;
-            let attempt = attempt(&state, &send, message_id).await?;
-            Ok(match attempt {
-                // This request's own, from an attempt whose commit was not answered.
-                Attempt::Answered(answer, Times::Again, _)
-                    if commit_lost && send.is_answered_by(&answer, message_id) =>
-                {
-                    let queued = (answer.status == StatusCode::CREATED).then_some(message_id);
-                    Attempt::Answered(answer, Times::First, queued)
-                }
-                other => other,
-            })
+            attempt(&state, &send, message_id).await
         })
     }
 }
@@ -201,7 +189,7 @@ async fn attempt(state: &State, send: &Send, message_id: Uuid) -> Result<Attempt
     let (mut transaction, claim) = begin(state, send).await.map_err(of_read)?;
     let executed = match claim {
         Ok(Claim::GoOn) => execute(state, transaction.connection(), send, message_id).await,
-        Ok(Claim::Saved(answer)) => Ok(Executed::Saved(answer)),
+        Ok(Claim::Saved(answer, times)) => Ok(Executed::Saved(answer, times)),
         Ok(Claim::Vanished) => {
             transaction.rollback().await;
             return Ok(Attempt::Again(Failure::Conflict));
@@ -221,7 +209,7 @@ async fn attempt(state: &State, send: &Send, message_id: Uuid) -> Result<Attempt
     };
     match executed {
         Ok(executed) => match transaction.commit().await {
-            Ok(()) => Ok(executed.done(send.keyed.is_some())),
+            Ok(()) => Ok(executed.done(send, message_id)),
             Err(error) => match Failure::of_commit(error) {
                 // With a key the next attempt finds out what became of this one. Without, repeating
                 // could send twice.
@@ -246,13 +234,21 @@ async fn begin(state: &State, send: &Send) -> sqlx::Result<(Transaction, sqlx::R
         return Ok((transaction, Ok(Claim::GoOn)));
     };
     let mut transaction = Transaction::begin_impatiently(&state.pool).await?;
-    let (id, times) = (state.clock.new_id(), Retention::of(state));
-    let (name, body) = (&keyed.name, &keyed.body_sha256);
-    let claim = idempotency::claim(transaction.connection(), name, body, id, times).await;
+    let claim = claim(state, &mut transaction, keyed).await;
     if matches!(claim, Ok(Claim::GoOn)) {
         transaction.be_patient().await?;
     }
     Ok((transaction, claim))
+}
+
+async fn claim(state: &State, transaction: &mut Transaction, keyed: &Keyed) -> sqlx::Result<Claim> {
+    let Keyed {
+        name,
+        body_sha256,
+        id,
+    } = keyed;
+    let times = Retention::of(state);
+    idempotency::claim(transaction.connection(), name, body_sha256, *id, times).await
 }
 
 /// Whether a failed attempt, which did nothing, is tried again.
@@ -274,20 +270,25 @@ fn judged_of_commit(failure: Failure) -> Result<Attempt, Error> {
 enum Executed {
     /// A new answer; with the message, if it was accepted.
     Fresh(Answer, Option<Uuid>),
-    /// An answer that was given before.
-    Saved(Answer),
+    /// An answer that is there already.
+    Saved(Answer, Times),
 }
 
 impl Executed {
-    fn done(self, is_keyed: bool) -> Attempt {
+    fn done(self, send: &Send, message_id: Uuid) -> Attempt {
         match self {
             Self::Fresh(answer, queued) => {
-                if is_keyed {
+                if send.keyed.is_some() {
                     count("claimed");
                 }
                 Attempt::Answered(answer, Times::First, queued)
             }
-            Self::Saved(answer) => {
+            Self::Saved(answer, Times::First) => {
+                count("claimed");
+                let queued = (answer.status == StatusCode::CREATED).then_some(message_id);
+                Attempt::Answered(answer, Times::First, queued)
+            }
+            Self::Saved(answer, Times::Again) => {
                 count("replayed");
                 Attempt::Answered(answer, Times::Again, None)
             }
@@ -435,12 +436,13 @@ fn template_content(template: templates::ToSend, variables: Vec<(String, String)
     }
 }
 
-/// Keeps a fault of ours, whose transaction was rolled back, as the key's answer.
+/// Keeps a fault of ours, whose transaction was rolled back, as the key's answer, unless somebody
+/// else has answered meanwhile.
 fn save_fault(
     send: Arc<Send>,
     fault: Error,
     turn: Option<Arc<Turn>>,
-) -> impl FnOnce(State) -> Working<Answer> {
+) -> impl FnOnce(State) -> Working<(Answer, Times)> {
     move |state| {
         Box::pin(async move {
             let _turn = turn;
@@ -448,18 +450,20 @@ fn save_fault(
             tracing::error!(%request_id, error = %fault, "a send failed, and its answer is kept");
             let answer = refused(&fault, request_id);
             let Some(keyed) = &send.keyed else {
-                return Ok(answer);
+                return Ok((answer, Times::First));
             };
             let mut transaction = Transaction::begin_impatiently(&state.pool)
                 .await
-                .map_err(|error| Failure::from(error).into_error())?;
-            let connection = transaction.connection();
-            let (id, times) = (state.clock.new_id(), Retention::of(&state));
-            let claim =
-                idempotency::claim(connection, &keyed.name, &keyed.body_sha256, id, times).await;
-            let saved = match claim {
-                Ok(Claim::GoOn) => idempotency::save(connection, &keyed.name, &answer, None).await,
-                Ok(Claim::Saved(_) | Claim::Mismatch | Claim::Vanished) => Ok(()),
+                .map_err(of_read)?;
+            let saved = match claim(&state, &mut transaction, keyed).await {
+                Ok(Claim::GoOn) => {
+                    idempotency::save(transaction.connection(), &keyed.name, &answer, None).await
+                }
+                Ok(Claim::Saved(answer, times)) => {
+                    transaction.rollback().await;
+                    return Ok((answer, times));
+                }
+                Ok(Claim::Mismatch | Claim::Vanished) => Ok(()),
                 Err(error) => Err(error),
             };
             match saved {
@@ -472,7 +476,7 @@ fn save_fault(
                     tracing::warn!(%error, "the answer could not be kept: a retry runs");
                 }
             }
-            Ok(answer)
+            Ok((answer, Times::First))
         })
     }
 }

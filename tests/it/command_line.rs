@@ -1,5 +1,7 @@
 //! The command line: what it prints, how it ends, and that `dev` needs nothing.
 
+mod messaging;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Output, Stdio};
@@ -31,6 +33,15 @@ const COMMANDS: &[&[&str]] = &[
     &["key", "create"],
     &["key", "list"],
     &["key", "revoke"],
+    &["work"],
+    &["channel"],
+    &["channel", "set"],
+    &["channel", "show"],
+    &["template"],
+    &["template", "sync"],
+    &["outbox"],
+    &["outbox", "list"],
+    &["outbox", "retry"],
     &["openapi"],
     &["completions"],
 ];

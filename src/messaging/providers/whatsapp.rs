@@ -416,7 +416,7 @@ fn read_template(described: &Value) -> Option<NewTemplate> {
                     header = text(&component["text"]);
                     // Numbers begin anew in each component, so those of the header are told apart.
                     let prefix = if slots.named { "" } else { "header_" };
-                    let names = names(header.as_deref()).into_iter();
+                    let names = names(header.as_deref(), slots.named).into_iter();
                     slots.header = names.map(|name| format!("{prefix}{name}")).collect();
                 }
                 media @ ("IMAGE" | "VIDEO" | "DOCUMENT") => {
@@ -426,7 +426,7 @@ fn read_template(described: &Value) -> Option<NewTemplate> {
             },
             "BODY" => {
                 body = text(&component["text"]).unwrap_or_default();
-                slots.body = names(Some(&body));
+                slots.body = names(Some(&body), slots.named);
             }
             "FOOTER" => footer = text(&component["text"]),
             "BUTTONS" => {
@@ -463,9 +463,15 @@ fn read_template(described: &Value) -> Option<NewTemplate> {
     })
 }
 
-fn names(text: Option<&str>) -> Vec<String> {
-    text.and_then(|text| variables::names(text).ok())
-        .unwrap_or_default()
+/// The variables of a text in the order in which a send lists them: numbered ones by their numbers,
+/// wherever in the text they stand.
+fn names(text: Option<&str>, named: bool) -> Vec<String> {
+    let found = text.and_then(|text| variables::names(text).ok());
+    let mut found = found.unwrap_or_default();
+    if !named {
+        found.sort_by_key(|name| name.parse().unwrap_or(u32::MAX));
+    }
+    found
 }
 
 /// Buttons whose link ends with a variable: the provider numbers it, so it is named by its place.
@@ -473,7 +479,7 @@ fn linked(buttons: &[Value]) -> Vec<(usize, String)> {
     buttons
         .iter()
         .enumerate()
-        .filter(|(_, button)| !names(button["url"].as_str()).is_empty())
+        .filter(|(_, button)| !names(button["url"].as_str(), true).is_empty())
         .map(|(index, _)| (index, format!("button_{index}")))
         .collect()
 }

@@ -4,7 +4,7 @@
 //! statement that writes events without a transaction around it, which is committed at the `Sync`
 //! after it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
 
 /// How statements begin that write events.
-const WRITES_EVENTS: &[u8] = b"with event as (";
+const WRITES_EVENTS: &str = "with event as (";
 
 /// What happens to one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,29 @@ pub enum Fate {
     Unanswered,
     /// The connection breaks as soon as it is passed on: Postgres may still be busy with it.
     Unwatched,
+    /// Postgres commits and answers; the connection breaks before the answer is passed on, and with
+    /// it all others. New ones are refused until the road is opened again.
+    LastWord,
 }
 
-/// Decides over the commits by their number, from 0.
-type Plan = Arc<dyn Fn(usize) -> Fate + Send + Sync>;
+/// What the service asks for.
+pub struct Asking<'a> {
+    /// The statement.
+    pub statement: &'a str,
+    /// Whether it is committed by this.
+    pub commits: bool,
+}
+
+/// Decides over what is asked for.
+type Plan = Arc<dyn Fn(&Asking<'_>) -> Fate + Send + Sync>;
 
 /// A proxy in front of a database; ends with its runtime.
 pub struct Proxy {
     /// The database's address through the proxy.
     pub url: String,
     commits: Arc<AtomicUsize>,
+    /// How often the road was closed and opened: closed when odd.
+    turns: watch::Sender<usize>,
 }
 
 trait Wire: AsyncRead + AsyncWrite + Send {}
@@ -59,6 +73,27 @@ impl Proxy {
         latency: Duration,
         plan: impl Fn(usize) -> Fate + Send + Sync + 'static,
     ) -> Self {
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&commits);
+        let plan = move |asking: &Asking<'_>| {
+            if asking.commits {
+                plan(counter.fetch_add(1, Ordering::Relaxed))
+            } else {
+                Fate::Passes
+            }
+        };
+        Self {
+            commits,
+            ..Self::watch(database_url, latency, plan).await
+        }
+    }
+
+    /// A road whose plan sees every statement.
+    pub async fn watch(
+        database_url: &str,
+        latency: Duration,
+        plan: impl Fn(&Asking<'_>) -> Fate + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let mut url = url::Url::parse(database_url).expect("an address");
@@ -66,24 +101,35 @@ impl Proxy {
         url.set_port(Some(port)).expect("a port");
         url.set_query(Some("sslmode=disable"));
         let behind = PgConnectOptions::from_str(database_url).expect("an address");
-        let (plan, commits): (Plan, _) = (Arc::new(plan), Arc::new(AtomicUsize::new(0)));
-        let counter = Arc::clone(&commits);
+        let plan: Plan = Arc::new(plan);
+        let turns = watch::Sender::new(0);
+        let gate = turns.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let mut closed = gate.subscribe();
+                if *closed.borrow_and_update() % 2 == 1 {
+                    continue;
+                }
                 let server = connect(&behind).await;
-                tokio::spawn(carry(
-                    client,
-                    server,
-                    latency,
-                    Arc::clone(&plan),
-                    Arc::clone(&counter),
-                ));
+                let carried = carry(client, server, latency, Arc::clone(&plan), gate.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = carried => {}
+                        _ = closed.changed() => {}
+                    }
+                });
             }
         });
         Self {
             url: url.to_string(),
-            commits,
+            commits: Arc::default(),
+            turns,
         }
+    }
+
+    /// Opens the road that a last word closed.
+    pub fn open_again(&self) {
+        self.turns.send_modify(|turns| *turns += *turns % 2);
     }
 
     /// How many commits were asked for.
@@ -111,7 +157,7 @@ async fn carry(
     mut server: Pin<Box<dyn Wire>>,
     latency: Duration,
     plan: Plan,
-    commits: Arc<AtomicUsize>,
+    turns: watch::Sender<usize>,
 ) -> std::io::Result<()> {
     let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
     let mut asked = Asked::default();
@@ -123,19 +169,19 @@ async fn carry(
                     return Ok(());
                 }
                 asked.unread.extend_from_slice(bytes);
-                while let Some((message, commits_now)) = asked.next() {
-                    let fate = if commits_now {
-                        plan(commits.fetch_add(1, Ordering::Relaxed))
-                    } else {
-                        Fate::Passes
-                    };
+                while let Some(message) = asked.next() {
+                    let asking = asked.asking();
+                    let fate = asking.map_or(Fate::Passes, |asking| plan(&asking));
                     if fate == Fate::Unheard {
                         return Ok(());
                     }
                     server.write_all(&message).await?;
                     server.flush().await?;
-                    if fate == Fate::Unanswered {
+                    if matches!(fate, Fate::Unanswered | Fate::LastWord) {
                         let _answer = server.read(&mut down).await?;
+                    }
+                    if fate == Fate::LastWord {
+                        turns.send_modify(|turns| *turns += 1);
                     }
                     if fate != Fate::Passes {
                         return Ok(());
@@ -162,15 +208,17 @@ struct Asked {
     unread: Vec<u8>,
     has_started: bool,
     in_transaction: bool,
-    /// The names of prepared statements that write events.
-    writers: HashSet<Vec<u8>>,
-    /// One of them is to be executed.
-    writes: bool,
+    /// Prepared statements by their names.
+    prepared: HashMap<Vec<u8>, String>,
+    /// The one that is to be executed.
+    bound: Option<String>,
+    /// What the last message asks for.
+    asks: Option<(String, bool)>,
 }
 
 impl Asked {
-    /// The next whole message, and whether it asks for a commit.
-    fn next(&mut self) -> Option<(Vec<u8>, bool)> {
+    /// The next whole message.
+    fn next(&mut self) -> Option<Vec<u8>> {
         // Only the first message has no type before its length.
         let kind = usize::from(self.has_started);
         let length = self.unread.get(kind..kind + 4)?;
@@ -180,37 +228,48 @@ impl Asked {
             return None;
         }
         let message: Vec<u8> = self.unread.drain(..end).collect();
-        if !self.has_started {
-            self.has_started = true;
-            return Some((message, false));
+        self.asks = None;
+        if self.has_started {
+            self.understand(message[0], &message[5..]);
         }
-        let commits = self.understand(message[0], &message[5..]);
-        Some((message, commits))
+        self.has_started = true;
+        Some(message)
     }
 
-    fn understand(&mut self, kind: u8, body: &[u8]) -> bool {
+    /// What the last message asks for, if it does.
+    fn asking(&self) -> Option<Asking<'_>> {
+        self.asks.as_ref().map(|(statement, commits)| Asking {
+            statement,
+            commits: *commits,
+        })
+    }
+
+    fn understand(&mut self, kind: u8, body: &[u8]) {
         let mut texts = body.split(|byte| *byte == 0);
         let mut text = || texts.next().unwrap_or_default();
         match kind {
             b'Q' => {
-                let query = text();
-                self.in_transaction = query == b"begin";
-                query == b"commit"
+                let query = String::from_utf8_lossy(text()).into_owned();
+                self.in_transaction = query.starts_with("begin");
+                let commits = query == "commit";
+                self.asks = Some((query, commits));
             }
             b'P' => {
                 let (name, query) = (text(), text());
-                if query.starts_with(WRITES_EVENTS) {
-                    self.writers.insert(name.to_vec());
-                }
-                false
+                let query = String::from_utf8_lossy(query).into_owned();
+                self.prepared.insert(name.to_vec(), query);
             }
             b'B' => {
                 let (_portal, name) = (text(), text());
-                self.writes = self.writers.contains(name) && !self.in_transaction;
-                false
+                self.bound = self.prepared.get(name).cloned();
             }
-            b'S' => std::mem::take(&mut self.writes),
-            _ => false,
+            b'S' => {
+                self.asks = self.bound.take().map(|query| {
+                    let commits = query.starts_with(WRITES_EVENTS) && !self.in_transaction;
+                    (query, commits)
+                });
+            }
+            _ => {}
         }
     }
 }
