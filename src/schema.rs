@@ -111,14 +111,7 @@ async fn applied(connection: &mut PgConnection) -> sqlx::Result<Vec<i64>> {
 
 /// Refuses a database that belongs to something else, before anything is changed.
 async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), SchemaError> {
-    let applied = applied(&mut *connection).await?;
-    let ours = |version: &i64| MIGRATIONS.version_exists(*version);
-    if applied.iter().any(|version| !ours(version)) {
-        return Err(SchemaError::Newer);
-    }
-    if !applied.is_empty() {
-        return Ok(());
-    }
+    // Tables first: those that another `migrate` makes meanwhile come with what it has applied.
     let table: Option<String> = sqlx::query_scalar(
         "select tablename::text
         from pg_catalog.pg_tables
@@ -128,7 +121,15 @@ async fn refuse_foreign(connection: &mut PgConnection) -> Result<(), SchemaError
         order by tablename
         limit 1",
     )
-    .fetch_optional(connection)
+    .fetch_optional(&mut *connection)
     .await?;
-    table.map_or(Ok(()), |table| Err(SchemaError::Foreign(table)))
+    let applied = applied(connection).await?;
+    let ours = |version: &i64| MIGRATIONS.version_exists(*version);
+    if applied.iter().any(|version| !ours(version)) {
+        return Err(SchemaError::Newer);
+    }
+    match table {
+        Some(table) if applied.is_empty() => Err(SchemaError::Foreign(table)),
+        _ => Ok(()),
+    }
 }
