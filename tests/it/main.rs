@@ -13,6 +13,7 @@ mod lanes;
 mod layers;
 mod lost_commits;
 mod lost_races;
+mod message_kills;
 mod model;
 mod orders;
 mod overload;
