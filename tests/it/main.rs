@@ -13,7 +13,7 @@ mod lanes;
 mod layers;
 mod lost_commits;
 mod lost_races;
-mod message_kills;
+mod message_processes;
 mod model;
 mod orders;
 mod overload;

@@ -39,8 +39,17 @@ impl Process {
 
     /// The same with more settings.
     pub fn serve_with(database_url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start(&["serve"], database_url, settings)
+    }
+
+    /// A server that leaves the outbox to others.
+    pub fn serve_alone(database_url: &str) -> Self {
+        Self::start(&["serve", "--no-worker"], database_url, &[])
+    }
+
+    fn start(arguments: &[&str], database_url: &str, settings: &[(&str, &str)]) -> Self {
         let mut child = keyfold()
-            .arg("serve")
+            .args(arguments)
             .env("DATABASE_URL", database_url)
             .env("KEYFOLD_LISTEN", "127.0.0.1:0")
             .envs(settings.iter().copied())

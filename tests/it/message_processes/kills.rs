@@ -13,21 +13,20 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
 
-use crate::support::app::{answer, client, tenant};
+use super::{answer_or_none, everybody_writes, person, tell};
+use crate::support::app::{client, tenant};
 use crate::support::database;
 use crate::support::meta::{Behaviour, Meta, Then};
 use crate::support::process::Process;
 use crate::support::proxy::{Asking, Fate, Proxy};
 use crate::support::scale::{eventually, rounds};
-use crate::support::webhooks::{self, APP_SECRET, From, SIGNATURE, Told};
+use crate::support::webhooks::{self, Told};
 use crate::support::whatsapp::{connect, number_of, settings};
 
 /// Clients that send at the same time.
 const CLIENTS: usize = 6;
 /// A client's rest between two messages: together they send slower than a number may.
 const REST: Duration = Duration::from_millis(60);
-/// People who wrote, and get the messages in turn: none of them more than the pace allows.
-const PEOPLE: usize = 400;
 
 /// Where the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,31 +247,6 @@ async fn send(
     }
 }
 
-/// An answer, unless it was cut.
-async fn answer_or_none(response: reqwest::Response) -> Option<(u16, Value)> {
-    let status = response.status().as_u16();
-    let bytes = response.bytes().await.ok()?;
-    Some((status, serde_json::from_slice(&bytes).ok()?))
-}
-
-fn person(n: usize) -> String {
-    format!("+3361200{:04}", n % PEOPLE)
-}
-
-/// Tells the service what the provider knows.
-async fn tell(base: &str, values: &[Value]) {
-    let body = webhooks::event(values).to_string();
-    let sent = client()
-        .post(format!("{base}{}", webhooks::PATH))
-        .header("content-type", "application/json")
-        .header(SIGNATURE, webhooks::signature(APP_SECRET, body.as_bytes()))
-        .body(body)
-        .send()
-        .await;
-    let told = answer(sent.expect("the service answers")).await;
-    assert_eq!(told.status, 200, "{}", told.text);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_killed_at_any_step_sends_no_message_twice_and_loses_none() {
     let url = database::fresh().await;
@@ -292,22 +266,8 @@ async fn a_process_killed_at_any_step_sends_no_message_twice_and_loses_none() {
     let base = process.base.clone();
     let address = base.trim_start_matches("http://").to_owned();
     settings.push(("KEYFOLD_LISTEN", &address));
-    let (number, now) = (number_of(store_id), clock.now().timestamp());
-    let written: Vec<Value> = (0..PEOPLE)
-        .map(|n| {
-            let phone = person(n);
-            From::phone(&phone).writes(&number, &format!("wamid.in.{n}"), "Hello", now)
-        })
-        .collect();
-    tell(&base, &written).await;
-    eventually("the events are looked at", || async {
-        let heard: i64 = sqlx::query_scalar("select count(*) from contacts")
-            .fetch_one(&pool)
-            .await
-            .expect("contacts can be read");
-        (heard == i64::try_from(PEOPLE).expect("few")).then_some(())
-    })
-    .await;
+    let number = number_of(store_id);
+    everybody_writes(&base, store_id, &pool).await;
 
     let senders = Senders::start(&base, &key, store_id);
     for round in 0..rounds(2) {
