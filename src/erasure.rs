@@ -15,9 +15,10 @@ use crate::clock::Clock;
 pub struct Person {
     /// In which store.
     pub store_id: i64,
-    /// The record that becomes a tombstone.
-    pub customer_id: Uuid,
-    /// The phone that it had, as E.164.
+    /// The record that becomes a tombstone; none for somebody who is known by their phone alone, for
+    /// example because they got a message.
+    pub customer_id: Option<Uuid>,
+    /// Their phone, as E.164.
     pub phone: String,
     /// The id of the event that tells of it.
     pub event_id: Uuid,

@@ -54,6 +54,7 @@ impl Messaging {
     /// Messaging of a process, whose worker takes hints there.
     #[must_use]
     pub fn new(hints: Hints) -> Self {
+        describe_metrics();
         Self {
             in_use: InUse::default(),
             hints,
@@ -74,4 +75,27 @@ pub fn handlers(
         (deliver::KIND, deliver::handler(api)),
         (inbound::KIND, inbound::handler()),
     ])
+}
+
+fn describe_metrics() {
+    metrics::describe_counter!(
+        "keyfold_idempotency_total",
+        "Sends with an Idempotency-Key, by what became of the key: claimed, replayed, mismatch, in_use."
+    );
+    metrics::describe_gauge!(
+        "keyfold_idempotency_keys_in_use",
+        "Keys that requests of this process are at work with."
+    );
+    metrics::describe_counter!(
+        "keyfold_messages_settled_total",
+        "Attempts to hand a message over, by what came of them."
+    );
+    metrics::describe_counter!(
+        "keyfold_statuses_total",
+        "Statuses that the provider told, by status."
+    );
+    metrics::describe_counter!(
+        "keyfold_webhook_refused_total",
+        "Events without a valid signature."
+    );
 }

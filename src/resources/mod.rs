@@ -38,18 +38,20 @@ pub fn erasers() -> Vec<Eraser> {
     vec![
         |connection, person| Box::pin(customers::erase::forget(connection, person)),
         |connection, person| {
-            Box::pin(orders::forget_customer(
-                connection,
-                person.store_id,
-                person.customer_id,
-            ))
+            Box::pin(async move {
+                match person.customer_id {
+                    Some(id) => orders::forget_customer(connection, person.store_id, id).await,
+                    None => Ok(()),
+                }
+            })
         },
         |connection, person| {
-            Box::pin(checkouts::forget_customer(
-                connection,
-                person.store_id,
-                person.customer_id,
-            ))
+            Box::pin(async move {
+                match person.customer_id {
+                    Some(id) => checkouts::forget_customer(connection, person.store_id, id).await,
+                    None => Ok(()),
+                }
+            })
         },
     ]
 }

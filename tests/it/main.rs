@@ -16,6 +16,7 @@ mod lost_races;
 mod message_processes;
 mod model;
 mod orders;
+mod outbox;
 mod overload;
 mod plans;
 mod races;

@@ -83,7 +83,7 @@ fn piece(n: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_whose_answer_is_read_slowly_is_held_back_and_takes_no_memory() {
     let (server, pool, target) = start().await;
-    let bytes = number("KEYFOLD_TEST_STREAM_BYTES").unwrap_or(8 * 1024 * 1024);
+    let bytes = number("KEYFOLD_TEST_STREAM_BYTES").unwrap_or(16 * 1024 * 1024);
     let pieces = bytes.div_ceil(PIECE_BYTES);
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(256 * 1024).expect("small");

@@ -358,20 +358,27 @@ pub async fn templates(
         let page = template_page(request).await?;
         let data = page["data"].as_array().ok_or("the answer has no `data`")?;
         found.extend(data.iter().filter_map(read_template));
-        let next = page
-            .pointer("/paging/cursors/after")
-            .and_then(Value::as_str);
-        let has_next = page.pointer("/paging/next").is_some();
-        match next {
-            Some(next) if has_next && !data.is_empty() && found.len() < MOST_TEMPLATES => {
-                after = Some(next.to_owned());
-            }
+        match next_cursor(&page) {
+            Some(next) if !data.is_empty() && found.len() < MOST_TEMPLATES => after = Some(next),
             _ => {
                 found.truncate(MOST_TEMPLATES);
                 return Ok(found);
             }
         }
     }
+}
+
+/// The cursor of the next page, if there is one: named, or else part of the next page's address. The
+/// address itself is not followed: the token goes to the configured one alone.
+fn next_cursor(page: &Value) -> Option<String> {
+    let next = page.pointer("/paging/next")?.as_str()?;
+    let named = page.pointer("/paging/cursors/after");
+    if let Some(cursor) = named.and_then(Value::as_str) {
+        return Some(cursor.to_owned());
+    }
+    let next = url::Url::parse(next).ok()?;
+    let after = next.query_pairs().find(|(name, _)| name == "after")?;
+    Some(after.1.into_owned())
 }
 
 async fn template_page(request: reqwest::RequestBuilder) -> Result<Value, String> {
@@ -555,6 +562,17 @@ mod tests {
             ]}
         ]);
         assert_eq!(json!(components(read.slots.as_ref(), &values)), expected);
+    }
+
+    #[test]
+    fn the_next_page_is_found_by_its_cursor_wherever_that_stands() {
+        let next = "https://graph.example/v1/2/message_templates?limit=1&after=Q%3D";
+        let named = json!({ "paging": { "cursors": { "after": "QA" }, "next": next } });
+        assert_eq!(next_cursor(&named).as_deref(), Some("QA"));
+        let in_address = json!({ "paging": { "next": next } });
+        assert_eq!(next_cursor(&in_address).as_deref(), Some("Q="));
+        let last = json!({ "paging": { "cursors": { "after": "QA" } } });
+        assert_eq!(next_cursor(&last), None);
     }
 
     #[test]

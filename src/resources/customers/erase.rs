@@ -92,7 +92,7 @@ async fn in_transaction(
     erasers: &[Eraser],
 ) -> Result<Erased, Failure> {
     let Some(seen) = find(connection, keys).await? else {
-        return Ok(Erased::Nobody);
+        return without_record(state, connection, keys, erasers).await;
     };
     let Some(phone) = seen.content.phone.as_ref().map(Phone::as_str) else {
         return Ok(Erased::Nobody);
@@ -106,7 +106,37 @@ async fn in_transaction(
     }
     let person = Person {
         store_id,
-        customer_id: seen.id,
+        customer_id: Some(seen.id),
+        phone: phone.to_owned(),
+        event_id: state.clock.new_id(),
+        now: state.clock.now(),
+        clock: state.clock.clone(),
+    };
+    erasure::run(connection, &person, erasers).await?;
+    Ok(Erased::Now)
+}
+
+/// Somebody without a record may still have got messages: they are named by their phone.
+async fn without_record(
+    state: &State,
+    connection: &mut PgConnection,
+    keys: &[(i64, Identity)],
+    erasers: &[Eraser],
+) -> Result<Erased, Failure> {
+    let phone = keys.iter().find_map(|(store_id, key)| match key {
+        Identity::Alone(phone) => Some((*store_id, phone.as_str())),
+        _ => None,
+    });
+    let Some((store_id, phone)) = phone else {
+        return Ok(Erased::Nobody);
+    };
+    identity::lock_phones(connection, &BTreeSet::from([(store_id, phone)])).await?;
+    if find(connection, keys).await?.is_some() {
+        return Err(Failure::Conflict);
+    }
+    let person = Person {
+        store_id,
+        customer_id: None,
         phone: phone.to_owned(),
         event_id: state.clock.new_id(),
         now: state.clock.now(),
@@ -133,6 +163,9 @@ async fn find(
 /// # Errors
 /// When the database fails.
 pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Result<()> {
+    let Some(customer_id) = person.customer_id else {
+        return Ok(());
+    };
     let tombstone = sqlx::query!(
         "update customers
         set external_id = null,
@@ -153,7 +186,7 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
         where store_id = $1 and id = $2 and erased_at is null
         returning version, updated_at",
         person.store_id,
-        person.customer_id,
+        customer_id,
         person.now,
     )
     .fetch_one(&mut *connection)
@@ -163,7 +196,7 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
         id: person.event_id,
         kind: format!("{}.erased", Customer::SINGULAR),
         resource: Customer::PATH,
-        record_id: person.customer_id,
+        record_id: customer_id,
         external_id: None,
         version: tombstone.version,
         created_at: tombstone.updated_at,

@@ -310,7 +310,8 @@ async fn a_process_killed_at_any_step_sends_no_message_twice_and_loses_none() {
         (left == 0).then_some(())
     })
     .await;
-    check(&ids, &taken, &statuses(&pool).await, &before);
+    let counts = check(&ids, &taken, &statuses(&pool).await, &before);
+    println!("messages by (status, status after the provider's word, taken): {counts:?}");
     drop(process);
 }
 
@@ -355,12 +356,14 @@ async fn tell_all(base: &str, number: &str, taken: &[crate::support::meta::Call]
     }
 }
 
+/// What must be true of all messages; counts them by what they were, what they became, and whether
+/// the provider took them.
 fn check(
     ids: &HashMap<String, String>,
     taken: &[crate::support::meta::Call],
     after: &HashMap<String, String>,
     before: &HashMap<String, String>,
-) {
+) -> HashMap<(String, String, bool), usize> {
     let mut times: HashMap<String, usize> = HashMap::new();
     for call in taken {
         let reference = call.reference();
@@ -374,14 +377,13 @@ fn check(
         assert!(after.contains_key(id), "{key} was accepted and is lost");
     }
     assert_eq!(after.len(), ids.len(), "messages that nobody asked for");
-    let mut counts: HashMap<(&str, &str, bool), usize> = HashMap::new();
+    let mut counts = HashMap::new();
     for (id, status) in after {
         let was_taken = times.contains_key(id);
         let expected = if was_taken { "delivered" } else { "unknown" };
         assert_eq!(status, expected, "{id}, before: {}", before[id]);
-        *counts
-            .entry((before[id].as_str(), status, was_taken))
-            .or_default() += 1;
+        let course = (before[id].clone(), status.clone(), was_taken);
+        *counts.entry(course).or_default() += 1;
     }
-    println!("messages by (status, status after the provider's word, taken): {counts:?}");
+    counts
 }

@@ -304,3 +304,23 @@ async fn refusals_that_are_kept_name_nobody() {
     assert_eq!(again.text, closed.text);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn somebody_who_only_got_messages_is_erased_by_their_number() {
+    let app = App::start().await;
+    sends(&app).await;
+    eventually("everything is handed over", || async {
+        (app.count("outbox").await == 0).then_some(())
+    })
+    .await;
+    assert!(!traces(&app).await.is_empty());
+    // Another number, and an external id that nobody has, erase nobody.
+    app.delete("customers/%2B33612345679").await.expect(204);
+    app.delete("customers/C").await.expect(204);
+    assert_eq!(app.count("contacts").await, 1);
+    app.delete("customers/%2B33612345678").await.expect(204);
+    assert_eq!(traces(&app).await, [""; 0]);
+    assert_eq!(app.count("customers").await, 0);
+    app.delete("customers/%2B33612345678").await.expect(204);
+    app.stop().await;
+}
