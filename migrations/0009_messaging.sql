@@ -27,9 +27,6 @@ create table channel_numbers (
     store_id        bigint not null references stores (store_id)
 );
 
--- A key that can use one store needs not name it.
-create index stores_team on stores (team_id, store_id);
-
 -- A control table as well: its ids are numbers that people see.
 create table message_templates (
     template_id bigint      generated always as identity primary key,

@@ -24,4 +24,5 @@ create table outbox (
     constraint outbox_state_check check (state in ('waiting', 'dead', 'unknown'))
 ) with (fillfactor = 70);
 
-create index outbox_due on outbox (bucket, due_at) where state = 'waiting';
+create index outbox_due on outbox (bucket, kind, due_at) where state = 'waiting';
+create index outbox_ended on outbox (store_id, created_at) where state <> 'waiting';

@@ -14,6 +14,7 @@ use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa_swagger_ui::{Config as DocsConfig, SwaggerUi};
@@ -35,6 +36,8 @@ use crate::{maintenance, openapi, schema};
 const NOTICE: Duration = Duration::from_millis(500);
 /// How long database work may go on after the last request.
 const LAST_WORK: Duration = Duration::from_secs(10);
+/// How long the worker waits for a connection of its own: it has more to do at once than connections.
+const WORKER_PATIENCE: Duration = Duration::from_secs(20);
 /// How often metrics are tidied; without it their samples would pile up.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long `/readyz` waits for the database.
@@ -48,6 +51,8 @@ struct Operation {
     is_ready: Arc<AtomicBool>,
     lanes: Lanes,
     in_use: InUse,
+    /// Where the worker has connections of its own.
+    worker_pool: Option<PgPool>,
 }
 
 /// Serves until `stop` comes true, then finishes what is under way.
@@ -67,7 +72,7 @@ pub async fn serve(
     let handlers = messaging::handlers(&state).map_err(Error::internal)?;
     let worker_state = match state.config.worker_connections() {
         0 => state.clone(),
-        own => state.with_own_connections(own),
+        own => state.with_own_connections(own, WORKER_PATIENCE),
     };
     let (worker, hints) = Worker::new(&worker_state, handlers);
     let works = state.config.works;
@@ -78,6 +83,7 @@ pub async fn serve(
         is_ready: is_ready.clone(),
         lanes,
         in_use: messaging.in_use.clone(),
+        worker_pool: (state.config.worker_connections() > 0).then(|| worker_state.pool.clone()),
     };
     let router = router(operation, messaging, &limits);
     let worker = works.then(|| tokio::spawn(worker.run()));
@@ -246,7 +252,8 @@ async fn metrics(Shared(operation): Shared<Operation>) -> Response {
         reason = "there are fewer than connections"
     )]
     metrics::gauge!("keyfold_idempotency_keys_in_use").set(operation.in_use.len() as f64);
-    let pools = [&operation.state.pool, operation.lanes.pool()];
+    let mut pools = vec![&operation.state.pool, operation.lanes.pool()];
+    pools.extend(&operation.worker_pool);
     let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
     let idle = u32::try_from(idle).unwrap_or(u32::MAX);
     metrics::gauge!("keyfold_database_connections", "state" => "idle").set(idle);

@@ -17,7 +17,7 @@ const RESERVED_CONNECTIONS: u32 = 1;
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long a request waits for a connection. There are never more requests than connections, so a
 /// longer wait means that the database can't be reached.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -47,12 +47,14 @@ impl State {
         }
     }
 
-    /// The same with connections of its own, made and used in the runtime that is entered now.
+    /// The same with connections of its own, made and used in the runtime that is entered now, for
+    /// which its users wait so long.
     #[must_use]
-    pub fn with_own_connections(&self, max_connections: u32) -> Self {
+    pub fn with_own_connections(&self, max_connections: u32, patience: Duration) -> Self {
         let options = self.pool.options().clone();
         let pool = options
             .max_connections(max_connections)
+            .acquire_timeout(patience)
             .connect_lazy_with((*self.pool.connect_options()).clone());
         Self {
             pool,

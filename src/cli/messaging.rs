@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
@@ -295,10 +296,11 @@ const SLICE: i64 = 500;
 
 /// Lets dead rows be tried again, slice by slice; of those that are named all or none.
 async fn retry(state: &State, store_id: i64, ids: Option<&[Uuid]>) -> Result<Vec<Uuid>, Failed> {
-    let mut revived = Vec::new();
+    // What dies again meanwhile is not sent a second time.
+    let (mut revived, began) = (Vec::new(), state.clock.now());
     loop {
         let limit = ids.map_or(SLICE, |ids| i64::try_from(ids.len()).unwrap_or(SLICE));
-        let slice = retry_slice(state, store_id, ids, limit).await?;
+        let slice = retry_slice(state, store_id, ids, limit, began).await?;
         let is_last = ids.is_some() || slice.is_empty();
         revived.extend(slice);
         if is_last {
@@ -312,11 +314,12 @@ async fn retry_slice(
     store_id: i64,
     ids: Option<&[Uuid]>,
     limit: i64,
+    began: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, Failed> {
     let now = state.clock.now();
     let mut transaction = Transaction::begin(&state.pool).await?;
     let connection = transaction.connection();
-    let revived = outbox::revive(connection, store_id, ids, limit, now).await?;
+    let revived = outbox::revive(connection, store_id, ids, limit, began, now).await?;
     if ids.is_some_and(|ids| ids.iter().any(|id| !revived.contains(id))) {
         transaction.rollback().await;
         return Ok(revived);

@@ -65,7 +65,9 @@ impl FaultLog {
                 return;
             }
             Error::DatabaseUnavailable(cause) => (&self.unavailable, chain(cause.as_ref())),
-            Error::OutcomeUnknown(cause) => (&self.unknown, chain(cause.as_ref())),
+            Error::OutcomeUnknown(cause) | Error::SendUnknown(cause) => {
+                (&self.unknown, chain(cause.as_ref()))
+            }
             Error::Overloaded => (&self.overloaded, String::new()),
             // The database's own words could repeat the value.
             Error::ValueRefused(_) => (&self.refused, String::new()),

@@ -72,7 +72,7 @@ use super::Resource;
 use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write, Written};
 use crate::edge::Limits;
 use crate::error::Error;
-use crate::state::State;
+use crate::state::{ACQUIRE_TIMEOUT, State};
 
 /// Bytes after which a batch takes no more writes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -191,7 +191,7 @@ impl Lanes {
         let thread = runtime.handle().clone();
         let state = {
             let _here = thread.enter();
-            state.with_own_connections(config.lane_connections())
+            state.with_own_connections(config.lane_connections(), ACQUIRE_TIMEOUT)
         };
         let (ended, closed) = (CancellationToken::new(), CancellationToken::new());
         let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());

@@ -176,6 +176,8 @@ pub enum Access {
         waba_id: String,
         /// Or why it can't be opened.
         token: Result<Secret, SecretError>,
+        /// Since when the channel is as it is.
+        set_at: DateTime<Utc>,
     },
 }
 
@@ -219,7 +221,7 @@ pub async fn access(
     let found = sqlx::query!(
         r#"select
             phone_number_id as "phone_number_id!", waba_id as "waba_id!",
-            access_token as "access_token!"
+            access_token as "access_token!", updated_at
         from channels
         where store_id = $1 and provider = 'whatsapp'"#,
         store_id,
@@ -230,6 +232,7 @@ pub async fn access(
         phone_number_id: row.phone_number_id,
         waba_id: row.waba_id,
         token: secrets::open(key, &token_place(store_id), &row.access_token),
+        set_at: row.updated_at,
     }))
 }
 
@@ -249,23 +252,28 @@ pub async fn store_of_number(
     .await
 }
 
-/// Lets nothing of a store leave before a time.
+/// Lets nothing of a store leave before a time, unless its channel was set anew since.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn pause(
     db: impl PgExecutor<'_>,
     store_id: i64,
+    set_at: DateTime<Utc>,
     until: DateTime<Utc>,
     code: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into channel_states (store_id, paused_until, paused_code)
-        values ($1, $2, $3)
+        select c.store_id, $3, $4
+        from channels c
+        where c.store_id = $1 and c.updated_at = $2
         on conflict (store_id) do update
-        set paused_until = greatest(channel_states.paused_until, excluded.paused_until),
-            paused_code = excluded.paused_code",
+        set paused_until = excluded.paused_until, paused_code = excluded.paused_code
+        where channel_states.paused_until is null
+            or channel_states.paused_until < excluded.paused_until",
         store_id,
+        set_at,
         until,
         code,
     )
@@ -280,7 +288,9 @@ pub async fn pause(
 /// When the database fails.
 pub async fn resume(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<()> {
     sqlx::query!(
-        "update channel_states set paused_until = null, paused_code = null where store_id = $1",
+        "update channel_states
+        set paused_until = null, paused_code = null, next_send_at = null, parked_until = null
+        where store_id = $1",
         store_id,
     )
     .execute(db)

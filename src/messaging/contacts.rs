@@ -376,19 +376,19 @@ pub async fn lock(
     .await
 }
 
-/// What the provider calls the person of a contact.
+/// What the provider calls the person with this number.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn provider_user_id(
     db: impl PgExecutor<'_>,
     store_id: i64,
-    id: Uuid,
+    phone: &str,
 ) -> sqlx::Result<Option<String>> {
     let found = sqlx::query_scalar!(
-        "select provider_user_id from contacts where store_id = $1 and id = $2",
+        "select provider_user_id from contacts where store_id = $1 and phone = $2",
         store_id,
-        id,
+        phone,
     )
     .fetch_optional(db)
     .await?;

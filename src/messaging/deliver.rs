@@ -38,7 +38,8 @@ use crate::state::State;
 /// Messages, in the outbox.
 pub const KIND: &str = "message";
 /// Messages of one channel under way in a process.
-const MOST_OF_CHANNEL: usize = 32;
+/// At 80 a second as many as are under way when an answer takes a second and more.
+const MOST_OF_CHANNEL: usize = 100;
 /// Why a message failed whose recipient was erased before it was sent.
 pub const RECIPIENT_ERASED: &str = "recipient_erased";
 /// A message that could not be handed over for so long is given up: what comes a day late is not
@@ -102,7 +103,11 @@ impl Courier {
         let Some(lease_id) = rows.first().map(|row| row.lease_id) else {
             return Ok(());
         };
-        let batch = Batch { store_id, lease_id };
+        let mut batch = Batch {
+            store_id,
+            lease_id,
+            channel_set_at: None,
+        };
         let (lost, waiting): (Vec<Leased>, Vec<Leased>) =
             rows.into_iter().partition(|row| row.begun);
         give_up_lost(state, batch, &lost).await;
@@ -127,8 +132,12 @@ impl Courier {
             Access::Whatsapp {
                 phone_number_id,
                 token: Ok(token),
+                set_at,
                 ..
-            } => Provider::Whatsapp(self.api.number(phone_number_id, token)),
+            } => {
+                batch.channel_set_at = Some(set_at);
+                Provider::Whatsapp(self.api.number(phone_number_id, token))
+            }
             Access::Whatsapp {
                 token: Err(error), ..
             } => {
@@ -163,17 +172,16 @@ impl Courier {
         batch: Batch,
         waiting: Vec<(Leased, Outgoing)>,
     ) -> sqlx::Result<Vec<(DateTime<Utc>, Place, (Leased, Outgoing))>> {
-        let Batch { store_id, lease_id } = batch;
+        let Batch {
+            store_id, lease_id, ..
+        } = batch;
         let mut places = self.under_way.take(store_id, waiting.len());
-        let contacts: Vec<Waiting> = waiting
-            .iter()
-            .map(|(row, message)| Waiting {
-                contact_id: message.contact_id,
-                parked: row.parked,
-            })
-            .collect();
         let mut transaction = Transaction::begin(&state.pool).await?;
         let now = state.clock.now();
+        let contacts: Vec<Waiting> = waiting
+            .iter()
+            .map(|(row, message)| Waiting::of(row, message.contact_id, now))
+            .collect();
         let connection = transaction.connection();
         let turns = match pace::turns(connection, store_id, &contacts, places.len(), now).await {
             Ok(turns) => turns,
@@ -206,6 +214,8 @@ impl Courier {
 struct Batch {
     store_id: i64,
     lease_id: Uuid,
+    /// Since when the channel is as it was when it was looked at.
+    channel_set_at: Option<DateTime<Utc>>,
 }
 
 /// The messages that can still be sent. Those that can't are settled.
@@ -300,7 +310,9 @@ async fn hand_over(
     messages: &[(Leased, Outgoing)],
     slots: &HashMap<i64, Slots>,
 ) {
-    let Batch { store_id, lease_id } = batch;
+    let Batch {
+        store_id, lease_id, ..
+    } = batch;
     let ours: Vec<&(Leased, Outgoing)> = if provider.is_repeatable() {
         messages.iter().collect()
     } else {
@@ -312,8 +324,13 @@ async fn hand_over(
                 .filter(|(row, _)| begun.contains(&row.id))
                 .collect(),
             Err(error) => {
-                // It may be marked all the same; then it ends as unknown, though nothing was sent.
                 tracing::warn!(%error, "a message has to wait: its beginning can't be noted");
+                // It may be marked all the same, unless there was no connection to do it by; then it
+                // ends as unknown, though nothing was sent.
+                if matches!(error, sqlx::Error::PoolTimedOut) {
+                    let rows: Vec<Leased> = messages.iter().map(|(row, _)| row.clone()).collect();
+                    give_back(state, store_id, &rows).await;
+                }
                 return;
             }
         }
@@ -510,7 +527,9 @@ async fn note(
     batch: Batch,
     settled: &[Settled],
 ) -> sqlx::Result<()> {
-    let Batch { store_id, lease_id } = batch;
+    let Batch {
+        store_id, lease_id, ..
+    } = batch;
     let settlements: Vec<(Uuid, Settlement)> = settled
         .iter()
         .map(|settled| (settled.id, settled.settlement.clone()))
@@ -522,8 +541,11 @@ async fn note(
         .filter_map(|settled| settled.news.clone())
         .collect();
     messages::apply(connection, store_id, &news, state.clock.now()).await?;
-    for (until, code) in settled.iter().filter_map(|settled| settled.pause.as_ref()) {
-        channels::pause(&mut *connection, store_id, *until, code).await?;
+    // What an old token was refused for says nothing of a new one.
+    if let Some(set_at) = batch.channel_set_at {
+        for (until, code) in settled.iter().filter_map(|settled| settled.pause.as_ref()) {
+            channels::pause(&mut *connection, store_id, set_at, *until, code).await?;
+        }
     }
     Ok(())
 }
@@ -586,12 +608,12 @@ mod tests {
     #[test]
     fn a_channel_has_so_many_places_and_gets_them_back() {
         let under_way = UnderWay::default();
-        let first = under_way.take(1, 30);
-        assert_eq!(first.len(), 30);
-        assert_eq!(under_way.take(2, 100).len(), MOST_OF_CHANNEL);
+        let first = under_way.take(1, MOST_OF_CHANNEL - 2);
+        assert_eq!(first.len(), MOST_OF_CHANNEL - 2);
+        assert_eq!(under_way.take(2, 1_000).len(), MOST_OF_CHANNEL);
         assert_eq!(under_way.take(1, 30).len(), 2);
         drop(first);
-        assert_eq!(under_way.take(1, 100).len(), MOST_OF_CHANNEL);
+        assert_eq!(under_way.take(1, 1_000).len(), MOST_OF_CHANNEL);
         assert!(under_way.0.lock().expect("no panic").is_empty());
     }
 }

@@ -28,16 +28,12 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
     if customers::has_phone(&mut *connection, *store_id, phone).await? {
         return Ok(());
     }
-    // The lock of the contact: a send to this person waits, and finds no contact then.
-    let contact = contacts::lock(&mut *connection, *store_id, phone).await?;
-    let user = match &contact {
-        Some(contact) => {
-            contacts::provider_user_id(&mut *connection, *store_id, contact.id).await?
-        }
-        None => None,
-    };
+    // What nobody has looked at yet comes before the contact, as for whoever looks at it: else it
+    // could make the contact anew behind our back.
+    let user = contacts::provider_user_id(&mut *connection, *store_id, phone).await?;
     inbound::forget_person(connection, *store_id, phone, user.as_deref()).await?;
-    let Some(contact) = contact else {
+    // The lock of the contact: a send to this person waits, and finds no contact then.
+    let Some(contact) = contacts::lock(&mut *connection, *store_id, phone).await? else {
         return Ok(());
     };
     let mut after = Uuid::nil();

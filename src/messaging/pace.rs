@@ -13,6 +13,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::outbox::Leased;
+
 /// A rate, and what can be saved up.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
@@ -33,7 +35,15 @@ const RECIPIENT: Rate = Rate {
 /// What may leave within this time is kept in hand until then.
 const NEAR: TimeDelta = TimeDelta::milliseconds(1_000);
 
+/// What is overdue by so much has not only just missed its turn.
+const LATE: TimeDelta = TimeDelta::seconds(3);
+
 impl Rate {
+    /// The most that a kept time can be ahead; more comes from a clock that was set.
+    fn furthest(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now + self.interval * self.burst + NEAR
+    }
+
     /// When a message may leave, by the time that is kept.
     fn leaves_at(self, next: Option<DateTime<Utc>>, now: DateTime<Utc>) -> DateTime<Utc> {
         let saved = self.interval * (self.burst - 1);
@@ -60,8 +70,20 @@ pub enum Turn {
 pub struct Waiting {
     /// To whom.
     pub contact_id: Uuid,
-    /// It waited before.
+    /// It waited for its turn before, and comes when it was to come. What comes late begins anew: with
+    /// it come all the others that are late.
     pub parked: bool,
+}
+
+impl Waiting {
+    /// A leased message.
+    #[must_use]
+    pub fn of(row: &Leased, contact_id: Uuid, now: DateTime<Utc>) -> Self {
+        Self {
+            contact_id,
+            parked: row.parked && now - row.due_at < LATE,
+        }
+    }
 }
 
 /// The times of one number and its recipients.
@@ -76,7 +98,7 @@ struct Times {
 impl Times {
     /// Gives turns in order. Those that come later are spread as they would leave: a backlog is
     /// looked at once, and once again when its time has come. Who comes back and finds that others
-    /// took the turn stays near the front.
+    /// took the turn stays near the front; where the provider is too slow to take any, nobody does.
     fn turns(&mut self, waiting: &[Waiting], most_now: usize, now: DateTime<Utc>) -> Vec<Turn> {
         let mut ahead = self.clone();
         let mut left = most_now;
@@ -90,7 +112,7 @@ impl Times {
                     return Turn::At(at);
                 }
                 let at = at.max(now + NEAR);
-                if one.parked {
+                if one.parked && left > 0 {
                     return Turn::Later(at);
                 }
                 // By the number's pace alone: one recipient's wait holds nobody else up.
@@ -127,7 +149,7 @@ pub async fn turns(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Turn>> {
     let contacts: Vec<Uuid> = waiting.iter().map(|one| one.contact_id).collect();
-    let mut times = load(connection, store_id, &contacts).await?;
+    let mut times = load(connection, store_id, &contacts, now).await?;
     let turns = times.turns(waiting, most_now, now);
     let mut moved: Vec<Uuid> = contacts
         .iter()
@@ -146,6 +168,7 @@ async fn load(
     connection: &mut PgConnection,
     store_id: i64,
     contacts: &[Uuid],
+    now: DateTime<Utc>,
 ) -> sqlx::Result<Times> {
     sqlx::query!(
         "insert into channel_states (store_id) values ($1) on conflict (store_id) do nothing",
@@ -167,12 +190,14 @@ async fn load(
     )
     .fetch_all(connection)
     .await?;
+    let clamped =
+        |rate: Rate, next: Option<DateTime<Utc>>| next.map(|next| next.min(rate.furthest(now)));
     Ok(Times {
-        number: number.next_send_at,
+        number: clamped(NUMBER, number.next_send_at),
         parked: number.parked_until,
         recipients: recipients
             .into_iter()
-            .map(|row| (row.id, row.next_send_at))
+            .map(|row| (row.id, clamped(RECIPIENT, row.next_send_at)))
             .collect(),
     })
 }
@@ -294,6 +319,51 @@ mod tests {
         let turns = Times::default().turns(&waiting, 3, now());
         let near = turns.iter().filter(|turn| matches!(turn, Turn::At(_)));
         assert_eq!(near.count(), 3);
+    }
+
+    /// A worker over a backlog whose provider answers after so long: leases per message, and seconds
+    /// until all are sent.
+    fn worked_off(messages: usize, latency: TimeDelta, places: usize) -> (usize, i64) {
+        let (mut times, mut leases, mut clock) = (Times::default(), 0, now());
+        let mut waiting: Vec<(DateTime<Utc>, usize, bool)> =
+            (0..messages).map(|n| (now(), n, false)).collect();
+        let mut under_way: Vec<DateTime<Utc>> = Vec::new();
+        while !waiting.is_empty() {
+            under_way.retain(|until| *until > clock);
+            waiting.sort_unstable();
+            let due = waiting.iter().take_while(|(due, ..)| *due <= clock).count();
+            let slice: Vec<_> = waiting.drain(..due.min(128)).collect();
+            let is_full = slice.len() == 128;
+            leases += slice.len();
+            let rows: Vec<Waiting> = slice
+                .iter()
+                .map(|(due, n, parked)| Waiting {
+                    contact_id: Uuid::from_u128(*n as u128),
+                    parked: *parked && clock - *due < LATE,
+                })
+                .collect();
+            let turns = times.turns(&rows, places - under_way.len(), clock);
+            for ((_, n, _), turn) in slice.into_iter().zip(turns) {
+                match turn {
+                    Turn::At(at) => under_way.push(at + latency),
+                    Turn::Later(at) => waiting.push((at, n, true)),
+                }
+            }
+            if !is_full {
+                clock += TimeDelta::milliseconds(250);
+            }
+        }
+        (leases / messages, (clock - now()).num_seconds())
+    }
+
+    #[test]
+    fn a_backlog_is_not_leased_again_and_again_however_slow_the_provider_is() {
+        for (latency_ms, most_s) in [(200, 75), (1_000, 75), (3_000, 200)] {
+            let latency = TimeDelta::milliseconds(latency_ms);
+            let (leases, seconds) = worked_off(5_000, latency, 100);
+            assert!(leases <= 8, "{latency_ms} ms: {leases} leases a message");
+            assert!(seconds <= most_s, "{latency_ms} ms: {seconds} s");
+        }
     }
 
     #[test]

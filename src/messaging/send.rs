@@ -70,10 +70,11 @@ pub struct Accepted {
     pub status: Status,
     /// Whose it is.
     pub store_id: i64,
-    /// To which number, as E.164.
-    #[schema(example = "+33612345678")]
+    /// To which number, as E.164; null in a replay once the person has been erased.
+    #[schema(value_type = Option<String>, example = "+33612345678")]
     pub to: String,
-    /// To whom.
+    /// To whom; null in a replay once the person has been erased.
+    #[schema(value_type = Option<Uuid>)]
     pub contact_id: Uuid,
     /// When it was accepted.
     pub created_at: chrono::DateTime<chrono::Utc>,

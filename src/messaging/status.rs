@@ -174,13 +174,15 @@ impl Course {
         self.timeline[last..].iter()
     }
 
-    /// By time; the provider's clock may be behind ours, so never before the last `queued`.
+    /// By time, in the whole seconds that the provider tells, then by rank; its clock may be behind
+    /// ours, so never before the last `queued`.
     fn insert(&mut self, step: Step) {
         let at = self
             .timeline
             .iter()
             .rposition(|old| {
-                old.status == Status::Queued || (old.at, old.status) <= (step.at, step.status)
+                old.status == Status::Queued
+                    || (old.at.timestamp(), old.status) <= (step.at.timestamp(), step.status)
             })
             .map_or(0, |last| last + 1);
         self.timeline.insert(at, step);

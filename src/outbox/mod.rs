@@ -70,6 +70,8 @@ pub struct Leased {
     pub begun: bool,
     /// It has waited for its turn before ([`PACED`]).
     pub parked: bool,
+    /// When it was due.
+    pub due_at: DateTime<Utc>,
     /// When it was left to be done.
     pub created_at: DateTime<Utc>,
     /// Proves that it is still ours.
@@ -124,7 +126,7 @@ pub async fn lease_fresh(
             and (lease_until is null or lease_until < $5)
         returning
             store_id, id, kind, attempt, begun_at is not null as "begun!",
-            error_code is not distinct from 'paced' as "parked!", created_at,
+            error_code is not distinct from 'paced' as "parked!", due_at, created_at,
             lease_id as "lease_id!""#,
         store_id,
         ids,
@@ -136,39 +138,48 @@ pub async fn lease_fresh(
     .await
 }
 
-/// The buckets in which anything is due.
+/// The buckets in which work of these kinds is due, each with the kind.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn due_buckets(db: impl PgExecutor<'_>, now: DateTime<Utc>) -> sqlx::Result<Vec<i16>> {
+pub async fn due(
+    db: impl PgExecutor<'_>,
+    kinds: &[&str],
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<(i16, String)>> {
     let all: Vec<i16> = (0..BUCKETS).collect();
-    sqlx::query_scalar!(
-        // The limit keeps the planner from joining the whole queue with the buckets.
-        r#"select known.bucket as "bucket!"
-        from unnest($1::smallint[]) as known (bucket)
+    // The limit keeps the planner from joining the whole queue with the buckets.
+    let rows = sqlx::query!(
+        r#"select bucket.bucket as "bucket!", kind.kind as "kind!"
+        from unnest($1::smallint[]) as bucket (bucket)
+        cross join unnest($2::text[]) as kind (kind)
         cross join lateral (
             select
             from outbox o
-            where o.bucket = known.bucket
+            where o.bucket = bucket.bucket
+                and o.kind = kind.kind
                 and o.state = 'waiting'
-                and o.due_at <= $2
-                and (o.lease_until is null or o.lease_until < $2)
+                and o.due_at <= $3
+                and (o.lease_until is null or o.lease_until < $3)
             limit 1
         ) due"#,
         &all,
+        kinds as &[&str],
         now,
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.bucket, row.kind)).collect())
 }
 
-/// Leases due rows of one bucket, those that wait longest first, if nobody is faster.
+/// Leases due rows of one bucket and kind, those that wait longest first, if nobody is faster.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn lease_due(
     pool: &PgPool,
     bucket: i16,
+    kind: &str,
     limit: i64,
     lease_id: Uuid,
     now: DateTime<Utc>,
@@ -179,12 +190,14 @@ pub async fn lease_due(
         "select store_id, id
         from outbox
         where bucket = $1
+            and kind = $2
             and state = 'waiting'
-            and due_at <= $2
-            and (lease_until is null or lease_until < $2)
+            and due_at <= $3
+            and (lease_until is null or lease_until < $3)
         order by due_at
-        limit $3",
+        limit $4",
         bucket,
+        kind,
         now,
         limit,
     )
@@ -203,10 +216,11 @@ pub async fn lease_due(
         where o.store_id = due.store_id
             and o.id = due.id
             and o.state = 'waiting'
+            and o.due_at <= $5
             and (o.lease_until is null or o.lease_until < $5)
         returning
             o.store_id, o.id, o.kind, o.attempt, o.begun_at is not null as "begun!",
-            o.error_code is not distinct from 'paced' as "parked!", o.created_at,
+            o.error_code is not distinct from 'paced' as "parked!", o.due_at, o.created_at,
             o.lease_id as "lease_id!""#,
         &store_ids,
         &ids,
@@ -490,8 +504,8 @@ pub async fn list(db: impl PgExecutor<'_>, wanted: Wanted<'_>) -> sqlx::Result<V
     .await
 }
 
-/// Lets dead rows of a store be tried again, at most so many; gives their ids. Those that may have
-/// been done are left alone.
+/// Lets dead rows of a store be tried again that were left to be done before a time, at most so many;
+/// gives their ids. Those that may have been done are left alone.
 ///
 /// # Errors
 /// When the database fails.
@@ -500,6 +514,7 @@ pub async fn revive(
     store_id: i64,
     ids: Option<&[Uuid]>,
     limit: i64,
+    before: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
@@ -510,7 +525,10 @@ pub async fn revive(
             and id = any(array(
                 select id
                 from outbox
-                where store_id = $1 and state = 'dead' and ($2::uuid[] is null or id = any($2))
+                where store_id = $1
+                    and state = 'dead'
+                    and created_at <= $5
+                    and ($2::uuid[] is null or id = any($2))
                 limit $4
             ))
         returning id",
@@ -518,6 +536,7 @@ pub async fn revive(
         ids,
         now,
         limit,
+        before,
     )
     .fetch_all(connection)
     .await
@@ -530,7 +549,7 @@ pub async fn revive(
 pub async fn hurry(db: impl PgExecutor<'_>, store_id: i64, now: DateTime<Utc>) -> sqlx::Result<()> {
     sqlx::query!(
         "update outbox
-        set due_at = $2
+        set due_at = $2, error_code = null
         where store_id = $1 and state = 'waiting' and due_at > $2",
         store_id,
         now,

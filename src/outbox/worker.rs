@@ -10,13 +10,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
 use super::Leased;
 use crate::state::State;
 
-/// Rows under way in a process.
+/// Rows of one kind under way in a process.
 const IN_FLIGHT: u32 = 1_024;
 /// Rows leased by one statement.
 const SLICE: u32 = 128;
@@ -24,6 +25,8 @@ const SLICE: u32 = 128;
 const MOST_HINTS: usize = 4_096;
 /// How often due rows are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long one kind of work is waited for when it has no room, before the others are looked at.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// How long work may go on after shutdown began: longer than any provider takes to answer.
 const LAST_WORK: Duration = Duration::from_secs(24);
 /// How long to wait after the database failed.
@@ -78,8 +81,13 @@ impl Hints {
 /// A worker, before it runs.
 pub struct Worker {
     state: State,
-    handlers: BTreeMap<&'static str, Handler>,
+    kinds: BTreeMap<&'static str, Kind>,
     hints: mpsc::Receiver<(i64, Uuid)>,
+}
+
+/// Who does the work of one kind, and how much of it at once.
+struct Kind {
+    handler: Handler,
     room: Arc<Semaphore>,
 }
 
@@ -91,11 +99,14 @@ impl Worker {
         handlers: impl IntoIterator<Item = (&'static str, Handler)>,
     ) -> (Self, Hints) {
         let (sender, hints) = mpsc::channel(MOST_HINTS);
+        let kinds = handlers.into_iter().map(|(name, handler)| {
+            let room = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+            (name, Kind { handler, room })
+        });
         let worker = Self {
             state: state.clone(),
-            handlers: handlers.into_iter().collect(),
+            kinds: kinds.collect(),
             hints,
-            room: Arc::new(Semaphore::new(IN_FLIGHT as usize)),
         };
         (worker, Hints(Some(sender)))
     }
@@ -138,7 +149,11 @@ impl Worker {
                 }
             }
         }
-        let all = self.room.acquire_many(IN_FLIGHT);
+        let all = async {
+            for kind in self.kinds.values() {
+                let _permits = kind.room.acquire_many(IN_FLIGHT).await;
+            }
+        };
         if tokio::time::timeout(LAST_WORK, all).await.is_err() {
             tracing::warn!("some work was still under way: its leases run out");
         }
@@ -151,57 +166,74 @@ impl Worker {
             stores.entry(store_id).or_default().push(id);
         }
         for (store_id, ids) in stores {
-            let Some(permit) = self.try_room(ids.len()) else {
-                // There is more to do than there is room: the sweep goes by age.
-                return Ok(());
-            };
             let now = self.state.clock.now();
             let lease_id = self.state.clock.new_id();
             let leased =
                 super::lease_fresh(&self.state.pool, store_id, &ids, lease_id, now).await?;
-            self.hand_out(leased, permit);
+            let mut kinds: BTreeMap<String, Vec<Leased>> = BTreeMap::new();
+            for row in leased {
+                kinds.entry(row.kind.clone()).or_default().push(row);
+            }
+            for (name, rows) in kinds {
+                let Some(kind) = self.kinds.get(name.as_str()) else {
+                    continue;
+                };
+                let permits = u32::try_from(rows.len()).unwrap_or(SLICE);
+                // A hint is a slice at most, and room for one comes soon, or shutdown does.
+                let Some(permit) = self.room(kind, permits, PATIENCE).await else {
+                    let due_at = now + TimeDelta::seconds(1);
+                    let rows: Vec<_> = rows.iter().map(|row| (row.id, due_at)).collect();
+                    let pool = &self.state.pool;
+                    super::put_back(pool, store_id, lease_id, &rows, None).await?;
+                    continue;
+                };
+                self.hand_out(kind, rows, permit);
+            }
         }
         Ok(())
     }
 
-    /// Leases what is due, a slice of each bucket, so that no store's backlog holds up the others;
-    /// says whether there is more.
+    /// Leases what is due, a slice of each bucket and kind, so that no store's backlog and no kind of
+    /// work holds up the others; says whether there is more.
     async fn sweep(&self) -> sqlx::Result<bool> {
+        let names: Vec<&str> = self.kinds.keys().copied().collect();
         let now = self.state.clock.now();
-        let mut due = super::due_buckets(&self.state.pool, now).await?;
+        let mut due = super::due(&self.state.pool, &names, now).await?;
         // Each process begins elsewhere, so that they seldom meet.
         if !due.is_empty() {
             let first = rand::random_range(0..due.len());
             due.rotate_left(first);
         }
         let mut there_is_more = false;
-        for bucket in due {
-            let Some(permit) = self.wait_for_room().await else {
-                return Ok(false);
+        for (bucket, name) in due {
+            let Some(kind) = self.kinds.get(name.as_str()) else {
+                continue;
+            };
+            let Some(permit) = self.room(kind, SLICE, PATIENCE).await else {
+                if self.state.shutdown.is_cancelled() {
+                    return Ok(false);
+                }
+                there_is_more = true;
+                continue;
             };
             let now = self.state.clock.now();
             let lease_id = self.state.clock.new_id();
             let limit = i64::from(SLICE);
-            let leased = super::lease_due(&self.state.pool, bucket, limit, lease_id, now).await?;
+            let pool = &self.state.pool;
+            let leased = super::lease_due(pool, bucket, &name, limit, lease_id, now).await?;
             there_is_more |= leased.len() >= SLICE as usize;
-            self.hand_out(leased, permit);
+            self.hand_out(kind, leased, permit);
         }
         Ok(there_is_more)
     }
 
-    /// Hands each handler its rows, store by store.
-    fn hand_out(&self, leased: Vec<Leased>, mut permit: OwnedSemaphorePermit) {
-        let mut groups: BTreeMap<(i64, String), Vec<Leased>> = BTreeMap::new();
+    /// Hands rows out, store by store.
+    fn hand_out(&self, kind: &Kind, leased: Vec<Leased>, mut permit: OwnedSemaphorePermit) {
+        let mut stores: BTreeMap<i64, Vec<Leased>> = BTreeMap::new();
         for row in leased {
-            let group = (row.store_id, row.kind.clone());
-            groups.entry(group).or_default().push(row);
+            stores.entry(row.store_id).or_default().push(row);
         }
-        for ((store_id, kind), rows) in groups {
-            let Some(handler) = self.handlers.get(kind.as_str()) else {
-                // Written by a newer version; its worker takes it when the lease has run out.
-                tracing::warn!(kind, "the outbox has work that this version does not know");
-                continue;
-            };
+        for (store_id, rows) in stores {
             let Some(part) = permit.split(rows.len()) else {
                 continue;
             };
@@ -210,21 +242,22 @@ impl Worker {
                 rows,
                 room: Room(part),
             };
-            self.state.tasks.spawn(handler(self.state.clone(), work));
+            let work = (kind.handler)(self.state.clone(), work);
+            self.state.tasks.spawn(work);
         }
     }
 
-    /// Room for so many rows, if there is any right now.
-    fn try_room(&self, rows: usize) -> Option<OwnedSemaphorePermit> {
-        let rows = u32::try_from(rows).ok()?;
-        Arc::clone(&self.room).try_acquire_many_owned(rows).ok()
-    }
-
-    /// Room for a slice; none once shutdown has begun.
-    async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
+    /// Room for so many rows, if it comes soon; none once shutdown has begun.
+    async fn room(
+        &self,
+        kind: &Kind,
+        rows: u32,
+        patience: Duration,
+    ) -> Option<OwnedSemaphorePermit> {
+        let permit = Arc::clone(&kind.room).acquire_many_owned(rows);
         tokio::select! {
             () = self.state.shutdown.cancelled() => None,
-            permit = Arc::clone(&self.room).acquire_many_owned(SLICE) => permit.ok(),
+            permit = tokio::time::timeout(patience, permit) => permit.ok()?.ok(),
         }
     }
 }

@@ -28,7 +28,7 @@ async fn append(app: &App, rows: usize) -> Vec<Uuid> {
 
 async fn lease(app: &App) -> Vec<Leased> {
     let (bucket, lease_id) = (outbox::bucket(app.store_id), app.clock.new_id());
-    outbox::lease_due(&app.pool, bucket, 100, lease_id, app.clock.now())
+    outbox::lease_due(&app.pool, bucket, KIND, 100, lease_id, app.clock.now())
         .await
         .expect("asked")
 }

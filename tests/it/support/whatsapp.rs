@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use http::Method;
 use keyfold::clock::Clock;
 use keyfold::config::{Config, Secret, SecretKey};
@@ -291,4 +291,19 @@ pub fn calls_of(meta: &Meta, store_id: i64) -> Vec<Call> {
     let mut calls = meta.calls();
     calls.retain(|call| call.phone_number_id() == number);
     calls
+}
+
+/// Pauses a channel as it is set now.
+pub async fn pause(
+    pool: &PgPool,
+    store_id: i64,
+    until: DateTime<Utc>,
+    code: &str,
+) -> sqlx::Result<()> {
+    let set_at: DateTime<Utc> =
+        sqlx::query_scalar("select updated_at from channels where store_id = $1")
+            .bind(store_id)
+            .fetch_one(pool)
+            .await?;
+    channels::pause(pool, store_id, set_at, until, code).await
 }

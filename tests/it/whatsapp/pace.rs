@@ -8,7 +8,7 @@ use keyfold::outbox;
 
 use crate::support::meta::{Behaviour, Meta};
 use crate::support::scale::eventually;
-use crate::support::whatsapp::{ADA, hear_from, send_text, start};
+use crate::support::whatsapp::{ADA, hear_from, pause, send_text, start};
 
 #[tokio::test]
 async fn one_person_gets_a_burst_and_then_one_message_per_six_seconds() {
@@ -83,7 +83,7 @@ async fn one_number_sends_a_burst_and_then_eighty_a_second() {
     hear_from(&app, app.store_id, &people).await;
     // All wait when the clock begins to count.
     let until = app.clock.now() + TimeDelta::hours(1);
-    let paused = channels::pause(&app.pool, app.store_id, until, "test").await;
+    let paused = pause(&app.pool, app.store_id, until, "test").await;
     paused.expect("paused");
     for person in &people {
         send_text(&app, app.store_id, person).await;

@@ -40,7 +40,7 @@ async fn an_unreachable_provider_fails_no_request_and_the_message_goes_out_later
 async fn retry(app: &App, id: Uuid) {
     let now = app.clock.now();
     let mut transaction = app.pool.begin().await.expect("a transaction");
-    let revived = outbox::revive(&mut transaction, app.store_id, Some(&[id]), 1, now).await;
+    let revived = outbox::revive(&mut transaction, app.store_id, Some(&[id]), 1, now, now).await;
     assert_eq!(revived.expect("revived"), [id]);
     let news = News {
         id,

@@ -16,7 +16,7 @@ use crate::support::app::tenant;
 use crate::support::database;
 use crate::support::meta::{Behaviour, Meta};
 use crate::support::whatsapp::{
-    ADA, SECRET_KEY, TOKEN, command, hear_from, send_text, start, until, until_put_back,
+    ADA, SECRET_KEY, TOKEN, command, hear_from, pause, send_text, start, until, until_put_back,
 };
 
 /// A database with two stores.
@@ -126,7 +126,7 @@ async fn a_channel_for_people_is_readable() {
     let store = shop.stores[0];
     printed(&shop.set(store, WHATSAPP, Some(SECRET_KEY), TOKEN));
     let until = Clock::system().now() + TimeDelta::hours(1);
-    let paused = channels::pause(&shop.pool, store, until, "190").await;
+    let paused = pause(&shop.pool, store, until, "190").await;
     paused.expect("paused");
     let output = run(keyfold()
         .args(["channel", "show", "--store", &store.to_string()])
