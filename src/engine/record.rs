@@ -48,6 +48,9 @@ pub struct RowWrite<C> {
     pub record: Arc<Record<C>>,
     /// The version that was read; any other one there means that somebody was faster.
     pub replaced_version: i64,
+    /// The caller's own time that was read with it: it can advance without a new version, and what
+    /// was decided by an older one would be wrong.
+    pub replaced_source: Option<DateTime<Utc>>,
 }
 
 /// What rows of every resource have, column by column.
@@ -62,6 +65,8 @@ pub struct Stamps {
     pub replaced: Vec<i64>,
     /// The caller's own times.
     pub sources: Vec<Option<DateTime<Utc>>>,
+    /// What those were read as.
+    pub replaced_sources: Vec<Option<DateTime<Utc>>>,
     /// When they were made.
     pub created: Vec<DateTime<Utc>>,
     /// When they changed.
@@ -79,6 +84,7 @@ impl Stamps {
             versions: records().map(|record| record.version).collect(),
             replaced: rows.iter().map(|row| row.replaced_version).collect(),
             sources: records().map(|record| record.source_updated_at).collect(),
+            replaced_sources: rows.iter().map(|row| row.replaced_source).collect(),
             created: records().map(|record| record.created_at).collect(),
             updated: records().map(|record| record.updated_at).collect(),
         }
@@ -120,6 +126,7 @@ struct Entry<C> {
     record: Arc<Record<C>>,
     /// 0 for a record that is not stored yet.
     stored_version: i64,
+    stored_source: Option<DateTime<Utc>>,
     dirty: bool,
 }
 
@@ -137,6 +144,7 @@ impl<R: Resource> Working<R> {
             let entry = Entry {
                 record: Arc::clone(record),
                 stored_version: record.version,
+                stored_source: record.source_updated_at,
                 dirty: false,
             };
             working.entries.insert(record.id, entry);
@@ -186,11 +194,13 @@ impl<R: Resource> Working<R> {
         let former = self.entries.get(&record.id);
         self.index.put(former.map(|entry| &*entry.record), &record);
         let stored_version = former.map_or(0, |entry| entry.stored_version);
+        let stored_source = former.and_then(|entry| entry.stored_source);
         self.entries.insert(
             record.id,
             Entry {
                 record,
                 stored_version,
+                stored_source,
                 dirty: true,
             },
         );
@@ -211,6 +221,7 @@ impl<R: Resource> Working<R> {
             .map(|entry| RowWrite {
                 record: Arc::clone(&entry.record),
                 replaced_version: entry.stored_version,
+                replaced_source: entry.stored_source,
             })
             .collect();
         rows.sort_by(R::lock_order);

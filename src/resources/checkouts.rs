@@ -695,22 +695,23 @@ async fn change(
                     source_updated_at = row.source_updated_at,
                     updated_at = row.updated_at
                 from unnest(
-                    $25::bigint[], $26::text[], $27::timestamptz[], $28::numeric[], $29::text[],
-                    $30::text[], $31::text[], $32::uuid[], $33::bytea[], $34::text[], $35::text[],
-                    $36::text[], $37::bigint[], $38::bigint[], $39::timestamptz[],
-                    $40::timestamptz[]
+                    $26::bigint[], $27::text[], $28::timestamptz[], $29::numeric[], $30::text[],
+                    $31::text[], $32::text[], $33::uuid[], $34::bytea[], $35::text[], $36::text[],
+                    $37::text[], $38::bigint[], $39::bigint[], $40::timestamptz[],
+                    $41::timestamptz[], $42::timestamptz[]
                 ) as row (
                     store_id, external_id, abandoned_at, total_price, currency, recovery_url,
                     status, customer_id, customer_digest, line_items, tags, metadata, version,
-                    replaced_version, source_updated_at, updated_at
+                    replaced_version, source_updated_at, updated_at,
+                    replaced_source
                 )
                 where c.store_id = row.store_id
                     and c.external_id = row.external_id
                     and c.version = row.replaced_version
-                    and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)
+                    and c.source_updated_at is not distinct from row.replaced_source
                 returning 1
             )"],
-        if ["(select count(*) from changed) = cardinality($25::bigint[])"],
+        if ["(select count(*) from changed) = cardinality($26::bigint[])"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.abandoned,
@@ -727,6 +728,7 @@ async fn change(
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
         &stamps.updated,
+        &stamps.replaced_sources as &[Option<DateTime<Utc>>],
     )
     .await?;
     Ok(())

@@ -523,16 +523,16 @@ async fn change(
                 from unnest(
                     $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
                     $15::text[], $16::text[], $17::bigint[], $18::bigint[], $19::timestamptz[],
-                    $20::timestamptz[]
+                    $20::timestamptz[], $21::timestamptz[]
                 ) as row (
                     store_id, external_id, order_external_id, tracking_number, tracking_url,
                     carrier, status, metadata, version, replaced_version, source_updated_at,
-                    updated_at
+                    updated_at, replaced_source
                 )
                 where s.store_id = row.store_id
                     and s.external_id = row.external_id
                     and s.version = row.replaced_version
-                    and (s.source_updated_at is null or s.source_updated_at <= row.source_updated_at)
+                    and s.source_updated_at is not distinct from row.replaced_source
                 returning 1
             )"],
         if ["(select count(*) from changed) = cardinality($9::bigint[])"],
@@ -548,6 +548,7 @@ async fn change(
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
         &stamps.updated,
+        &stamps.replaced_sources as &[Option<DateTime<Utc>>],
     )
     .await?;
     Ok(())

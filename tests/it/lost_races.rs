@@ -74,6 +74,39 @@ async fn a_record_that_changes_meanwhile_is_looked_at_again() {
 }
 
 #[tokio::test]
+async fn a_source_time_that_advances_meanwhile_makes_what_is_older_late() {
+    for kind in kinds() {
+        let app = App::start().await;
+        let at = |mut body: Value, time: &str| {
+            body["source_updated_at"] = json!(time);
+            body
+        };
+        let first = at(kind.first("V"), "2026-03-01T00:00:00Z");
+        app.post(kind.path, &first).await.expect(201);
+        // A replay with a newer time advances it, and makes no version.
+        let advance = format!(
+            "update {} set source_updated_at = '2026-05-01T00:00:00Z' where external_id = 'V'",
+            kind.path
+        );
+        let items = json!({ "items": [
+            at(kind.second("V"), "2026-04-01T00:00:00Z"),
+            at(kind.second("V"), "2026-06-01T00:00:00Z"),
+        ]});
+        let bulk = format!("{}/bulk", kind.path);
+        let answer = while_changed(&app, &advance, &bulk, items).await.json();
+        let outcomes: Vec<&Value> = answer["results"]
+            .as_array()
+            .expect("results")
+            .iter()
+            .map(|result| &result["outcome"])
+            .collect();
+        assert_eq!(outcomes, ["stale", "updated"], "{}", kind.path);
+        assert_eq!(told(&app, kind.singular).await, [1, 2], "{}", kind.path);
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_customer_that_changes_meanwhile_is_looked_at_again_and_the_order_with_it() {
     let carriers = kinds().into_iter().filter(|kind| kind.has_customer);
     for kind in carriers {

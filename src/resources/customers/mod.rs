@@ -490,7 +490,7 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
     Ok(done.rows_affected())
 }
 
-/// A statement that changes customers, `$9` to `$24`, writes events, and does what its other parts say,
+/// A statement that changes customers, `$9` to `$25`, writes events, and does what its other parts say,
 /// provided that each customer still has the version that is replaced, and that a condition holds.
 macro_rules! write_with_customers {
     (
@@ -523,17 +523,17 @@ macro_rules! write_with_customers {
                     $9::bigint[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[],
                     $15::text[], $16::text[], $17::text[], $18::bigint[], $19::bigint[],
                     $20::text[], $21::bigint[], $22::bigint[], $23::timestamptz[],
-                    $24::timestamptz[]
+                    $24::timestamptz[], $25::timestamptz[]
                 ) as row (
                     store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
                     lifetime_value, orders_count, metadata, version, replaced_version,
-                    source_updated_at, updated_at
+                    source_updated_at, updated_at, replaced_source
                 )
                 where c.store_id = row.store_id
                     and c.id = row.id
                     and c.version = row.replaced_version
                     and c.erased_at is null
-                    and (c.source_updated_at is null or c.source_updated_at <= row.source_updated_at)
+                    and c.source_updated_at is not distinct from row.replaced_source
                 returning 1
             )"
                 $(, $part)*
@@ -557,7 +557,8 @@ macro_rules! write_with_customers {
             &stamps.versions,
             &stamps.replaced,
             &stamps.sources as &[Option<chrono::DateTime<chrono::Utc>>],
-            &stamps.updated
+            &stamps.updated,
+            &stamps.replaced_sources as &[Option<chrono::DateTime<chrono::Utc>>]
             $(, $value)*
         )
     }};
