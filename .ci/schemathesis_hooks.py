@@ -10,6 +10,11 @@ UNWRITABLE = (
     "must be an absolute http or https URL",
     # `multipleOf` means something else in every validator that counts in binary
     "must have at most 4 decimals",
+    # braces come in pairs around a name
+    "has a broken variable: a name of letters, digits and _ stands between {{ and }}, like {{first_name}}",
+    # which variables a template has is a matter of state
+    "is required by the template",
+    "is not a variable of the template",
 )
 # The same inside free JSON, whose values may be anything else.
 UNWRITABLE_IN_FREE_JSON = (
@@ -55,7 +60,7 @@ def refusal_is_beyond_a_schema(ctx, response, case):
     if response.status_code != 422 or not is_positive(case) or case.path.endswith("/bulk"):
         return
     for path, reasons in response.json().get("errors", {}).items():
-        is_free = path.startswith(("metadata", "line_items"))
+        is_free = path.startswith(("metadata", "line_items", "buttons"))
         known = UNWRITABLE + UNWRITABLE_IN_FREE_JSON * is_free
         for reason in reasons:
             assert reason in known, f"{path}: {reason}"

@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 
 use super::messages::{Content, Media};
 use crate::values::{
-    Checked, Country, Email, Faults, Fields, HttpUrl, Node, Patch, Phone, PhoneInput,
+    Checked, Count, Country, Email, Faults, Fields, HttpUrl, Node, Patch, Phone, PhoneInput,
 };
 use crate::values::{Text, Value, text};
 
@@ -126,17 +126,11 @@ pub fn store_id(node: &Node<'_>) -> Option<i64> {
     node.member("store_id").and_then(|node| id(node).ok())
 }
 
-/// A positive integer as we print it.
+/// A positive integer.
 fn id(node: &Node<'_>) -> Checked<i64> {
     let fault = || Faults::one("must be a whole number of 1 or more");
-    match &node.value {
-        Value::Number(text) => text
-            .parse::<i64>()
-            .ok()
-            .filter(|id| *id > 0)
-            .ok_or_else(fault),
-        _ => Err(fault()),
-    }
+    let number = Count::read(node).map_err(|_| fault())?.get();
+    if number > 0 { Ok(number) } else { Err(fault()) }
 }
 
 /// What every body has: `store_id`, and a fault when it is left out but needed.

@@ -29,7 +29,7 @@ const BUTTONS_BYTES: usize = 16 * 1_024;
 #[schema(as = TemplateInput)]
 pub struct TemplateInput {
     /// With `language` the template's key; kept exactly.
-    #[schema(value_type = String, min_length = 1, max_length = 512, pattern = r"^[^\u0000-\u001f\u007f]+$", example = "order_shipped")]
+    #[schema(value_type = String, min_length = 1, max_length = 512, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$", example = "order_shipped")]
     pub name: String,
     /// As WhatsApp writes languages: `en`, `en_US`.
     #[schema(value_type = String, max_length = 35, pattern = "^[A-Za-z]{2,8}([_-][A-Za-z0-9]{1,8})*$", example = "en")]
@@ -38,7 +38,7 @@ pub struct TemplateInput {
     #[schema(value_type = Option<Text<60>>)]
     pub header: Option<String>,
     /// What the person reads, with `{{named}}` variables.
-    #[schema(value_type = String, min_length = 1, max_length = 1024, pattern = r"^[^\u0000{]+$", example = "Hello")]
+    #[schema(value_type = String, min_length = 1, max_length = 1024, pattern = r"^[^\u0000]*[^\s\u0000][^\u0000]*$", example = "Hello")]
     pub body: String,
     /// Stands below the body.
     #[schema(value_type = Option<Text<60>>)]

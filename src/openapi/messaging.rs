@@ -36,6 +36,12 @@ impl Parts {
         self.add_schema::<Entry>();
         self.add_schema::<SandboxInbound>();
         self.schemas["TemplateSendInput"]["properties"]["variables"] = variables_schema();
+        self.schemas["TemplateInput"]["properties"]["buttons"] = json!({
+            "type": ["array", "null"],
+            "description": "Kept as sent; their texts may have variables.",
+            "maxItems": 10,
+            "items": { "type": "object" }
+        });
         self.schemas["SendInput"] = one_of_kinds(&self.schemas["SendInput"]);
         self.add_sends();
         self.add_templates();
@@ -59,7 +65,13 @@ impl Parts {
                 "to": "+33612345678", "type": "text", "text": { "body": "Your order is on its way" }
             }),
         );
-        self.add("/api/v1/messages/send", json!({ "post": send }));
+        let mut called_send = one_message();
+        called_send["operationId"] = json!("get_message_called_send");
+        called_send["summary"] = json!("A message (`send` is no message's id: always 404)");
+        self.add(
+            "/api/v1/messages/send",
+            json!({ "post": send, "get": called_send }),
+        );
         let template = sending(
             "send_template",
             "Send a template",
@@ -295,6 +307,7 @@ fn variables_schema() -> Value {
         "additionalProperties": {
             "type": "string", "maxLength": 1024, "pattern": r"^[^\u0000]*$"
         },
+        "propertyNames": { "pattern": r"^[^\u0000]*$" },
         "maxProperties": 100
     })
 }
@@ -374,7 +387,10 @@ pub(super) fn parameters() -> Value {
             "name": "Idempotency-Key", "in": "header",
             "description": "1 to 255 visible ASCII characters; one pair of quotes around them is \
                 not part of the key.",
-            "schema": { "type": "string", "minLength": 1, "maxLength": 257, "pattern": "^[!-~]+$" }
+            "schema": {
+                "type": "string",
+                "pattern": "^(?:[!#-~][!-~]{0,254}|\"(?:[!-~]{0,253}[!#-~])?|\"[!-~]{1,255}\")$"
+            }
         }
     })
 }

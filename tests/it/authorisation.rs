@@ -271,7 +271,7 @@ async fn a_store_that_is_named_in_the_query_is_checked_like_one_in_the_path() {
         let fine = answer.status.is_success() || answer.code() == "not_found";
         assert!(fine, "{method} {path}: {}", answer.text);
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 7);
     app.stop().await;
 }
 
