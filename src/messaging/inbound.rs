@@ -26,7 +26,7 @@ use super::channels::{self, ProviderName};
 use super::contacts::{self, Heard, Sender, Wish};
 use super::input::SandboxInbound;
 use super::messages::{self, News};
-use super::providers::whatsapp::{detail, read_reference};
+use super::providers::whatsapp::{detail, read_reference, without_nul};
 use super::status::{Status, Step};
 use crate::config::Secret;
 use crate::edge;
@@ -218,21 +218,6 @@ fn contact_of(contacts: &[Value], what: &Value, place: Option<usize>) -> Value {
     });
     let by_place = || place.and_then(|place| contacts.get(place));
     by_number.or_else(by_place).cloned().unwrap_or_default()
-}
-
-/// Postgres can't hold U+0000.
-fn without_nul(value: Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(text.replace('\0', "")),
-        Value::Array(items) => items.into_iter().map(without_nul).collect(),
-        Value::Object(members) => Value::Object(
-            members
-                .into_iter()
-                .map(|(name, member)| (name.replace('\0', ""), without_nul(member)))
-                .collect(),
-        ),
-        other => other,
-    }
 }
 
 /// Stores items to be looked at later; gives them.

@@ -491,8 +491,9 @@ fn linked(buttons: &[Value]) -> Vec<(usize, String)> {
         .collect()
 }
 
-/// Postgres can't hold U+0000.
-fn without_nul(value: Value) -> Value {
+/// What the provider says, without U+0000, which Postgres can't hold.
+#[must_use]
+pub fn without_nul(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(text.replace('\0', "")),
         Value::Array(items) => items.into_iter().map(without_nul).collect(),
