@@ -69,14 +69,18 @@ pub async fn serve(
     let is_ready = Arc::new(AtomicBool::new(true));
     let lanes = Lanes::start(&state, &limits).map_err(Error::internal)?;
     let lanes_closed = lanes.closed();
-    let handlers = messaging::handlers(&state).map_err(Error::internal)?;
     let worker_state = match state.config.worker_connections() {
         0 => state.clone(),
         own => state.with_own_connections(own, WORKER_PATIENCE),
     };
-    let (worker, hints) = Worker::new(&worker_state, handlers);
-    let works = state.config.works;
-    let messaging = Messaging::new(if works { hints } else { Hints::none() });
+    let (worker, hints) = if state.config.works {
+        let handlers = messaging::handlers(&state).map_err(Error::internal)?;
+        let (worker, hints) = Worker::new(&worker_state, handlers);
+        (Some(worker), hints)
+    } else {
+        (None, Hints::none())
+    };
+    let messaging = Messaging::new(hints);
     let operation = Operation {
         state: state.clone(),
         metrics: metrics.clone(),
@@ -86,7 +90,7 @@ pub async fn serve(
         worker_pool: (state.config.worker_connections() > 0).then(|| worker_state.pool.clone()),
     };
     let router = router(operation, messaging, &limits);
-    let worker = works.then(|| tokio::spawn(worker.run()));
+    let worker = worker.map(|worker| tokio::spawn(worker.run()));
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
     let analyzer = tokio::spawn(maintenance::analyze_new_tables(state.clone()));
     let upkeep = tokio::spawn(keep_up(metrics, state.shutdown.clone()));

@@ -7,6 +7,8 @@
 use sqlx::pool::PoolConnection;
 use sqlx::{Executor as _, PgConnection, PgPool, Postgres};
 
+use super::failure::Failure;
+
 /// An open transaction on a connection of its own.
 pub struct Transaction {
     connection: PoolConnection<Postgres>,
@@ -75,6 +77,23 @@ impl Transaction {
         self.connection.execute("commit").await?;
         self.settled = true;
         Ok(())
+    }
+
+    /// Commits what went well and undoes what did not.
+    ///
+    /// # Errors
+    /// What the work, or the commit, failed with.
+    pub async fn end<T>(self, result: sqlx::Result<T>) -> Result<T, Failure> {
+        match result {
+            Ok(value) => {
+                self.commit().await.map_err(Failure::of_commit)?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.rollback().await;
+                Err(error.into())
+            }
+        }
     }
 
     /// Undoes everything. A connection that can't even do that is closed, which undoes it too.

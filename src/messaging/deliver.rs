@@ -512,13 +512,8 @@ async fn settle(state: &State, batch: Batch, settled: &[Settled]) {
 
 async fn settle_once(state: &State, batch: Batch, settled: &[Settled]) -> Result<(), Failure> {
     let mut transaction = Transaction::begin(&state.pool).await?;
-    match note(state, transaction.connection(), batch, settled).await {
-        Ok(()) => transaction.commit().await.map_err(Failure::of_commit),
-        Err(error) => {
-            transaction.rollback().await;
-            Err(error.into())
-        }
-    }
+    let noted = note(state, transaction.connection(), batch, settled).await;
+    transaction.end(noted).await
 }
 
 async fn note(

@@ -318,25 +318,14 @@ async fn put_off(state: &State, row: &Leased, failure: &Failure) -> Result<(), F
         outbox::settle(&mut *connection, row.store_id, row.lease_id, &settled).await
     }
     .await;
-    match settled {
-        Ok(_) => transaction.commit().await.map_err(Failure::of_commit),
-        Err(error) => {
-            transaction.rollback().await;
-            Err(error.into())
-        }
-    }
+    transaction.end(settled).await.map(|_ours| ())
 }
 
 /// Looks at items of one store in one transaction.
 async fn look_at_all(state: &State, store_id: i64, rows: &[Leased]) -> Result<(), Failure> {
     let mut transaction = Transaction::begin(&state.pool).await?;
-    match in_transaction(state, transaction.connection(), store_id, rows).await {
-        Ok(()) => transaction.commit().await.map_err(Failure::of_commit),
-        Err(error) => {
-            transaction.rollback().await;
-            Err(error.into())
-        }
-    }
+    let looked = in_transaction(state, transaction.connection(), store_id, rows).await;
+    transaction.end(looked).await
 }
 
 async fn in_transaction(
@@ -669,15 +658,8 @@ pub async fn from_sandbox(
         let connection = transaction.connection();
         let id = state.clock.new_id();
         let written = contacts::heard_from(connection, store_id, &sender, heard, id, now).await;
-        let failure = match written {
-            Ok(()) => match transaction.commit().await {
-                Ok(()) => return Ok(()),
-                Err(error) => Failure::of_commit(error),
-            },
-            Err(error) => {
-                transaction.rollback().await;
-                Failure::from(error)
-            }
+        let Err(failure) = transaction.end(written).await else {
+            return Ok(());
         };
         // Somebody made the same contact; a second look finds it.
         if !matches!(failure, Failure::Conflict) || attempts == 5 {

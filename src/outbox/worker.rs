@@ -180,7 +180,7 @@ impl Worker {
                 };
                 let permits = u32::try_from(rows.len()).unwrap_or(SLICE);
                 // A hint is a slice at most, and room for one comes soon, or shutdown does.
-                let Some(permit) = self.room(kind, permits, PATIENCE).await else {
+                let Some(permit) = self.room(kind, permits).await else {
                     let due_at = now + TimeDelta::seconds(1);
                     let rows: Vec<_> = rows.iter().map(|row| (row.id, due_at)).collect();
                     let pool = &self.state.pool;
@@ -209,7 +209,7 @@ impl Worker {
             let Some(kind) = self.kinds.get(name.as_str()) else {
                 continue;
             };
-            let Some(permit) = self.room(kind, SLICE, PATIENCE).await else {
+            let Some(permit) = self.room(kind, SLICE).await else {
                 if self.state.shutdown.is_cancelled() {
                     return Ok(false);
                 }
@@ -248,16 +248,11 @@ impl Worker {
     }
 
     /// Room for so many rows, if it comes soon; none once shutdown has begun.
-    async fn room(
-        &self,
-        kind: &Kind,
-        rows: u32,
-        patience: Duration,
-    ) -> Option<OwnedSemaphorePermit> {
+    async fn room(&self, kind: &Kind, rows: u32) -> Option<OwnedSemaphorePermit> {
         let permit = Arc::clone(&kind.room).acquire_many_owned(rows);
         tokio::select! {
             () = self.state.shutdown.cancelled() => None,
-            permit = tokio::time::timeout(patience, permit) => permit.ok()?.ok(),
+            permit = tokio::time::timeout(PATIENCE, permit) => permit.ok()?.ok(),
         }
     }
 }

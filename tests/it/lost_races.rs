@@ -2,11 +2,11 @@
 //! stored by halves, and the write is made again on what is there now.
 
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 
 use crate::support::app::{Answer, App};
 use crate::support::kinds::{Kind, kinds};
-use crate::support::load::{Target, nothing_stays_open};
+use crate::support::load::{Target, nothing_stays_open, somebody_waits};
 use crate::support::scale::eventually;
 
 /// Sends a write that waits for a row which somebody else holds, changes and lets go.
@@ -20,23 +20,11 @@ async fn while_changed(app: &App, change: &str, path: &str, body: Value) -> Answ
     let (target, path) = (Target::of(app), path.to_owned());
     let ours = tokio::spawn(async move { target.push(&path, &body).await });
     eventually("our write waits for the row", || async {
-        is_waiting(&app.pool).await.then_some(())
+        somebody_waits(&app.pool).await.then_some(())
     })
     .await;
     other.commit().await.expect("the change");
     ours.await.expect("no panic").expect(200)
-}
-
-async fn is_waiting(pool: &PgPool) -> bool {
-    sqlx::query_scalar(
-        "select exists (
-            select from pg_stat_activity
-            where datname = current_database() and wait_event_type = 'Lock'
-        )",
-    )
-    .fetch_one(pool)
-    .await
-    .expect("pg_stat_activity")
 }
 
 /// The versions that the store's events tell of, by the singular of what changed.

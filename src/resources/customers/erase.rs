@@ -7,6 +7,7 @@ use axum::Extension;
 use axum::extract::{Request, State as Shared};
 use http::StatusCode;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::identity::{self, Identity};
 use super::{Content, Customer};
@@ -104,14 +105,7 @@ async fn in_transaction(
     if found.is_none_or(|found| found.id != seen.id || found.version != seen.version) {
         return Err(Failure::Conflict);
     }
-    let person = Person {
-        store_id,
-        customer_id: Some(seen.id),
-        phone: phone.to_owned(),
-        event_id: state.clock.new_id(),
-        now: state.clock.now(),
-        clock: state.clock.clone(),
-    };
+    let person = person(state, store_id, Some(seen.id), phone);
     erasure::run(connection, &person, erasers).await?;
     Ok(Erased::Now)
 }
@@ -134,16 +128,20 @@ async fn without_record(
     if find(connection, keys).await?.is_some() {
         return Err(Failure::Conflict);
     }
-    let person = Person {
+    let person = person(state, store_id, None, phone);
+    erasure::run(connection, &person, erasers).await?;
+    Ok(Erased::Now)
+}
+
+fn person(state: &State, store_id: i64, customer_id: Option<Uuid>, phone: &str) -> Person {
+    Person {
         store_id,
-        customer_id: None,
+        customer_id,
         phone: phone.to_owned(),
         event_id: state.clock.new_id(),
         now: state.clock.now(),
         clock: state.clock.clone(),
-    };
-    erasure::run(connection, &person, erasers).await?;
-    Ok(Erased::Now)
+    }
 }
 
 async fn find(

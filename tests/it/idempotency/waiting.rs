@@ -9,6 +9,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::support::app::App;
 use crate::support::load::order;
+use crate::support::load::somebody_waits;
 use crate::support::messaging::{HoldUp, PHONE, SEND, SLOW, TEMPLATES, template_to, text_to};
 use crate::support::scale::eventually;
 
@@ -172,16 +173,7 @@ async fn a_send_whose_contact_is_held_for_long_waits_or_leaves_its_key_free() {
     let sending = app.keyed(SEND, "k", body.as_str());
     let held = async {
         eventually("the send waits for the contact", || async {
-            let waiting: bool = sqlx::query_scalar(
-                "select exists (
-                    select from pg_stat_activity
-                    where datname = current_database() and wait_event_type = 'Lock'
-                )",
-            )
-            .fetch_one(&app.pool)
-            .await
-            .expect("pg_stat_activity");
-            waiting.then_some(())
+            somebody_waits(&app.pool).await.then_some(())
         })
         .await;
         // In its process the key counts as in use the whole time.

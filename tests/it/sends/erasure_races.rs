@@ -4,6 +4,7 @@ use futures_util::future::{join, join_all};
 use serde_json::json;
 
 use crate::support::app::App;
+use crate::support::load::somebody_waits;
 use crate::support::messaging::{HoldUp, PHONE, SEND, SLOW, TEMPLATES, template_to, text_to};
 use crate::support::scale::{eventually, rounds};
 
@@ -145,16 +146,7 @@ async fn an_erasure_waits_for_the_send_that_is_under_way_and_erases_its_message(
         let erasing = app.delete("customers/C");
         let ending = async {
             eventually("the erasure waits for the contact", || async {
-                let waits: bool = sqlx::query_scalar(
-                    "select exists (
-                        select from pg_stat_activity
-                        where datname = current_database() and wait_event_type = 'Lock'
-                    )",
-                )
-                .fetch_one(&app.pool)
-                .await
-                .expect("pg_stat_activity");
-                waits.then_some(())
+                somebody_waits(&app.pool).await.then_some(())
             })
             .await;
             hold_up.end().await;

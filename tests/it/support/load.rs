@@ -269,6 +269,19 @@ pub async fn nothing_stays_open(pool: &PgPool) {
     }
 }
 
+/// Whether anybody on this database waits for a lock.
+pub async fn somebody_waits(pool: &PgPool) -> bool {
+    sqlx::query_scalar(
+        "select exists (
+            select from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'
+        )",
+    )
+    .fetch_one(pool)
+    .await
+    .expect("pg_stat_activity")
+}
+
 /// A team, a store and a key on a database, for a service at this address.
 pub async fn target(base: &str, pool: &PgPool) -> Target {
     let clock = keyfold::clock::Clock::system();
