@@ -531,16 +531,17 @@ async fn a_shutdown_writes_what_is_queued_and_loses_nothing_that_it_acknowledged
     let pool = PgPool::connect_lazy(&url).expect("an address");
     let target = crate::support::load::target(&server.base, &pool).await;
     sqlx::raw_sql(GATE).execute(&pool).await.expect("a gate");
+    // One after the other: together they could be one batch, and one lane would stay free.
     for taker in 0..LANES {
         let target = target.clone();
         let body = order(&format!("taker-{taker}"), 9_000 + taker, 1);
         tokio::spawn(async move { target.post("orders", &body).await });
+        eventually("a lane is at the gate", || async {
+            let at_gate = sqlx::query_scalar::<_, i32>(AT_GATE).fetch_all(&pool);
+            (at_gate.await.expect("pg_stat_activity").len() == taker + 1).then_some(())
+        })
+        .await;
     }
-    eventually("the lanes are at the gate", || async {
-        let at_gate = sqlx::query_scalar::<_, i32>(AT_GATE).fetch_all(&pool);
-        (at_gate.await.expect("pg_stat_activity").len() == LANES).then_some(())
-    })
-    .await;
     let (keys, bodies) = orders("o", 100);
     let sent: Vec<JoinHandle<reqwest::Result<Answer>>> = bodies
         .into_iter()
