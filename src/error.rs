@@ -108,6 +108,10 @@ pub enum Error {
     ChannelNotSandbox,
     #[error("templates come from the provider")]
     TemplatesFromProvider,
+    #[error("automation paused")]
+    AutomationPaused,
+    #[error("no key to store secrets under")]
+    SecretKeyMissing,
     #[error("signature of an event refused")]
     SignatureInvalid,
     #[error("verification of the webhook refused")]
@@ -357,6 +361,18 @@ impl Error {
                 "channel_not_sandbox",
                 "Not a sandbox",
                 "The store's channel is a real one; this is for the sandbox alone.",
+            ),
+            Self::AutomationPaused => fixed(
+                S::CONFLICT,
+                "automation_paused",
+                "Automation paused",
+                "The automation is paused: nothing is triggered.",
+            ),
+            Self::SecretKeyMissing => fixed(
+                S::CONFLICT,
+                "secret_key_missing",
+                "No key for secrets",
+                "Secrets are stored only under KEYFOLD_SECRET_KEY, which the operator has not set.",
             ),
             Self::TemplatesFromProvider => fixed(
                 S::CONFLICT,

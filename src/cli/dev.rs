@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::output::Output;
 use super::{Done, open, serve, tenants};
-use crate::config::Config;
+use crate::config::{Config, SecretKey};
 use crate::edge::{self, Limits};
 use crate::engine::Resource as _;
 use crate::postgres::{Options, PrivateServer, default_data_dir};
@@ -79,6 +81,10 @@ async fn serve_on(
         (None, None) => return Err("there is no database".into()),
     };
     schema::migrate(&database_url).await?;
+    let mut config = config;
+    if config.secret_key.is_none() {
+        config.secret_key = Some(secret_key(data_dir)?);
+    }
     let state = open(config, &database_url)?;
     let demo = demo(&state, data_dir).await?;
     let listener = serve::listen(&state.config).await?;
@@ -157,6 +163,20 @@ async fn demo(
     let (_, key) = tenants::create_key(state, team_id, Some(store_id), "dev").await?;
     keep(&kept, &key)?;
     Ok(Demo { store_id, key })
+}
+
+/// What secrets are sealed under when the environment has no key: made on the first run, kept in the
+/// data folder.
+fn secret_key(data_dir: &Path) -> Result<SecretKey, Box<dyn std::error::Error + Send + Sync>> {
+    let kept = data_dir.join("dev-secret-key");
+    if let Ok(text) = std::fs::read_to_string(&kept) {
+        return SecretKey::parse(text.trim())
+            .ok_or_else(|| format!("{} holds no key", kept.display()).into());
+    }
+    let bytes: [u8; 32] = rand::random();
+    let text = STANDARD.encode(bytes);
+    keep(&kept, &text)?;
+    SecretKey::parse(&text).ok_or_else(|| "a key could not be made".into())
 }
 
 /// Writes a secret that only its owner can read.

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Resource;
+use super::consumers;
 use super::failure::{self, Failure};
 use super::record::Record;
 use super::transaction::Transaction;
@@ -451,6 +452,16 @@ async fn number_slice(connection: &mut PgConnection, store_id: i64) -> sqlx::Res
     Ok(numbered)
 }
 
+/// Numbers all that is committed, in the caller's transaction, and gives the last position: what is
+/// committed from now on comes behind it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn number_all(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+    while number_slice(&mut *connection, store_id).await? == SLICE {}
+    Ok(lock_feed(connection, store_id).await?.last_position)
+}
+
 /// Locks a store's feed, making its row if need be.
 async fn lock_feed(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<Position> {
     sqlx::query!(
@@ -516,7 +527,11 @@ async fn purge_slice(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let old = oldest.iter().take_while(|event| event.created_at < before);
+    // What somebody has not looked at yet is kept, however old it is.
+    let seen = consumers::least_position(&mut *connection, store_id).await?;
+    let old = oldest.iter().take_while(|event| {
+        event.created_at < before && seen.is_none_or(|seen| event.position <= seen)
+    });
     let Some(through) = old.last().map(|event| event.position) else {
         return Ok(0);
     };

@@ -637,8 +637,7 @@ fn answer<R: Resource>(
     if dry_run {
         headers.insert(DRY_RUN, HeaderValue::from_static("true"));
     } else if let (true, Some(segment)) = (is_new, R::path_segment(&written.record.content)) {
-        let segment = utf8_percent_encode(segment, SEGMENT);
-        let location = format!("/api/v1/stores/{store_id}/{}/{segment}", R::PATH);
+        let location = location(store_id, R::PATH, segment);
         headers.insert(header::LOCATION, location.parse().map_err(Error::internal)?);
     }
     Ok(response)
@@ -656,6 +655,80 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error
     let bytes = serde_json::to_vec(body).map_err(Error::internal)?;
     let kind = HeaderValue::from_static("application/json");
     Ok((status, [(header::CONTENT_TYPE, kind)], bytes).into_response())
+}
+
+/// The answer to an upsert of something that is no resource.
+///
+/// # Errors
+/// When it can't be written, which is a fault of ours.
+pub fn upserted(
+    outcome: Outcome,
+    body: &impl Serialize,
+    location: &str,
+) -> Result<Response, Error> {
+    let is_new = outcome == Outcome::Created;
+    let status = if is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    let mut response = json(status, body)?;
+    let headers = response.headers_mut();
+    headers.insert(OUTCOME, HeaderValue::from_static(outcome.as_str()));
+    if is_new {
+        let location = location.parse().map_err(Error::internal)?;
+        headers.insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// The path of something of a store that is named by its external id.
+#[must_use]
+pub fn location(store_id: i64, path: &str, external_id: &str) -> String {
+    let segment = utf8_percent_encode(external_id, SEGMENT);
+    format!("/api/v1/stores/{store_id}/{path}/{segment}")
+}
+
+/// Reads the JSON body of a request that has no query.
+///
+/// # Errors
+/// 415, 413, 503, 408 or 400.
+pub async fn read_json(service: &Service, request: Request) -> Result<WholeBody, Error> {
+    let (parts, body) = request.into_parts();
+    media_type(&parts.headers, JSON, "application/json")?;
+    let body = service
+        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .await?;
+    Query::read(parts.uri.query(), &[])?;
+    Ok(body)
+}
+
+/// A page of a list.
+#[derive(Serialize)]
+pub struct Listed<T> {
+    data: Vec<T>,
+    next_cursor: Option<String>,
+}
+
+impl<T> Listed<T> {
+    /// The page of one entry more than was wanted, if there is one.
+    pub fn of(mut data: Vec<T>, limit: u32, list: &List<'_>, id: impl Fn(&T) -> Uuid) -> Self {
+        let limit = limit as usize;
+        let has_more = data.len() > limit;
+        data.truncate(limit);
+        let last = data.last().filter(|_| has_more);
+        let next_cursor = last.map(|last| list.cursor(id(last)));
+        Self { data, next_cursor }
+    }
+}
+
+/// Where a list goes on: behind the record that the cursor names, or at its beginning.
+///
+/// # Errors
+/// `CursorInvalid` for a cursor that was altered or belongs to another list.
+pub fn after(query: &Query, list: &List<'_>) -> Result<Uuid, Error> {
+    let after = query.text("cursor").map(|cursor| list.after(cursor));
+    Ok(after.transpose()?.unwrap_or(Uuid::nil()))
 }
 
 async fn get_one<R: Resource>(
@@ -694,13 +767,10 @@ async fn list<R: Resource>(
         path: R::PATH,
         filters: &filters,
     };
-    let after = query
-        .text("cursor")
-        .map(|cursor| list.after(cursor))
-        .transpose()?;
+    let after = after(&query, &list)?;
     let wanted = read::Wanted {
         store_id: store.store_id,
-        after: after.unwrap_or(Uuid::nil()),
+        after,
         limit,
         filter: id.map_or(Filter::All, Filter::Id),
     };

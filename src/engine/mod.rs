@@ -3,6 +3,7 @@
 //! To know every write, read [`write`]; to know one resource, read its file in `resources`.
 
 pub mod bulk;
+pub mod consumers;
 pub mod events;
 pub mod failure;
 pub mod group_commit;
@@ -36,6 +37,20 @@ use self::group_commit::LaneKey;
 use self::read::Wanted;
 use self::record::{Index, Record, RowWrite};
 
+/// Where a record says whom it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PhoneAt {
+    /// In itself, at this JSON pointer.
+    Pointer(&'static str),
+    /// In the record of another resource, whose key stands in this member.
+    Other {
+        /// The path of the other resource.
+        resource: &'static str,
+        /// The member.
+        member: &'static str,
+    },
+}
+
 /// Which rows are locked before they are read.
 #[derive(Clone, Copy, Debug)]
 pub enum Locks<'a> {
@@ -64,6 +79,8 @@ pub trait Resource: Sized + Send + Sync + 'static {
     const HAS_CUSTOMER: bool;
     /// Whether a record is a person: found by phone as well, and erased by DELETE.
     const IS_PERSON: bool = false;
+    /// Where the phone of the person stands whom a record is about.
+    const PHONE: PhoneAt;
 
     /// What names a record: its external id, or more where identity is more.
     type Key: Clone + Send + Sync;
@@ -156,6 +173,24 @@ pub trait Resource: Sized + Send + Sync + 'static {
         limit: i64,
         companions: &mut Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Arc<Record<Self::Content>>>>> + Send;
+    /// The keys under which records with these ids are loaded; those that are not there have none.
+    fn keys_of(
+        connection: &mut PgConnection,
+        store_id: i64,
+        ids: &[Uuid],
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Key>>> + Send;
+    /// Ids of a store's records after one of them, in order.
+    fn ids_after(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+    ) -> impl Future<Output = sqlx::Result<Vec<Uuid>>> + Send;
+    /// How many records a store has.
+    fn count(
+        connection: &mut PgConnection,
+        store_id: i64,
+    ) -> impl Future<Output = sqlx::Result<i64>> + Send;
     /// The customer that a list is narrowed to.
     fn customer_id(
         _state: &State,

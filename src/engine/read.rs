@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::record::{Index, Record, RowWrite, StoreName, StoreNameRef, Working};
@@ -134,6 +135,25 @@ pub async fn page<R: Resource>(state: &State, wanted: &Wanted) -> Result<Page<R>
         records: records.into_iter().zip(extras).collect(),
         next_after,
     })
+}
+
+/// The records with these ids that are there, and what their answers show besides.
+///
+/// # Errors
+/// When the database fails.
+pub async fn by_ids<R: Resource>(
+    connection: &mut PgConnection,
+    store_id: i64,
+    ids: &[Uuid],
+) -> sqlx::Result<Vec<Shown<R>>> {
+    let keys = R::keys_of(connection, store_id, ids).await?;
+    let keys: Vec<(i64, R::Key)> = keys.into_iter().map(|key| (store_id, key)).collect();
+    let mut companions = R::Companions::default();
+    let mut records = R::load(connection, &keys, Locks::None, &mut companions).await?;
+    // A key may have come to mean another record since.
+    records.retain(|record| ids.contains(&record.id) && R::path_segment(&record.content).is_some());
+    let extras = R::extras(connection, &records, &companions).await?;
+    Ok(records.into_iter().zip(extras).collect())
 }
 
 /// Bytes of the checksum in a cursor: against accidents and mix-ups, not against forgers, who would

@@ -8,6 +8,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Executor as _, PgConnection, PgPool, Postgres};
 
 use super::failure::Failure;
+use crate::error::Error;
 
 /// An open transaction on a connection of its own.
 pub struct Transaction {
@@ -92,6 +93,28 @@ impl Transaction {
             Err(error) => {
                 self.rollback().await;
                 Err(error.into())
+            }
+        }
+    }
+
+    /// Commits what went well and undoes what did not, or what was refused.
+    ///
+    /// # Errors
+    /// The refusal, or what the caller of a write is told of the database's failure.
+    pub async fn conclude<T>(self, result: sqlx::Result<Result<T, Error>>) -> Result<T, Error> {
+        match result {
+            Ok(Ok(value)) => {
+                let committed = self.commit().await;
+                committed.map_err(|error| Failure::of_commit(error).into_error())?;
+                Ok(value)
+            }
+            Ok(Err(refusal)) => {
+                self.rollback().await;
+                Err(refusal)
+            }
+            Err(error) => {
+                self.rollback().await;
+                Err(Failure::from(error).into_error())
             }
         }
     }

@@ -28,8 +28,8 @@ use crate::auth::StoreAccess;
 use crate::edge::{RequestId, WholeBody, media_type};
 use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::{
-    self as engine_http, Query, RECORD_BYTES, STORE, Service, guarded, ignoring_keys, json,
-    segment_from_end,
+    self as engine_http, Listed, Query, RECORD_BYTES, STORE, Service, after, guarded,
+    ignoring_keys, json, read_json, segment_from_end,
 };
 use crate::engine::read::List;
 use crate::engine::transaction::Transaction;
@@ -263,25 +263,6 @@ async fn list_templates(
     Ok(admitted(&service, target.access, work).await)
 }
 
-/// A page of a list.
-#[derive(Serialize)]
-struct Page<T> {
-    data: Vec<T>,
-    next_cursor: Option<String>,
-}
-
-impl<T> Page<T> {
-    /// The page of one entry more than was wanted, if there is one.
-    fn of(mut data: Vec<T>, limit: u32, list: &List<'_>, id: impl Fn(&T) -> Uuid) -> Self {
-        let limit = limit as usize;
-        let has_more = data.len() > limit;
-        data.truncate(limit);
-        let last = data.last().filter(|_| has_more);
-        let next_cursor = last.map(|last| list.cursor(id(last)));
-        Self { data, next_cursor }
-    }
-}
-
 async fn list_messages(
     Given(service): Given<Service>,
     request: Request,
@@ -299,7 +280,7 @@ async fn list_messages(
                 .map_err(of_read)
         };
         let found = service.run(work).await?;
-        let page = Page::of(found, limit, &list, |message: &Message| message.message_id);
+        let page = Listed::of(found, limit, &list, |message: &Message| message.message_id);
         json(StatusCode::OK, &page)
     };
     Ok(admitted(&service, target.access, work).await)
@@ -311,11 +292,6 @@ fn list_of(store_id: i64, path: &'static str) -> List<'static> {
         path,
         filters: "",
     }
-}
-
-fn after(query: &Query, list: &List<'_>) -> Result<Uuid, Error> {
-    let after = query.text("cursor").map(|cursor| list.after(cursor));
-    Ok(after.transpose()?.unwrap_or(Uuid::nil()))
 }
 
 async fn one_message(Given(service): Given<Service>, request: Request) -> Result<Response, Error> {
@@ -458,7 +434,7 @@ async fn list_keys(Given(service): Given<Service>, request: Request) -> Result<R
         let found = service.run(work).await?;
         json(
             StatusCode::OK,
-            &Page::of(found, limit, &list, |entry| entry.id),
+            &Listed::of(found, limit, &list, |entry| entry.id),
         )
     };
     Ok(admitted(&service, target.access, work).await)
@@ -539,12 +515,7 @@ async fn post_template(
     Extension(store): Extension<StoreAccess>,
     request: Request,
 ) -> Result<Response, Error> {
-    let (parts, body) = request.into_parts();
-    media_type(&parts.headers, JSON, "application/json")?;
-    let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
-        .await?;
-    Query::read(parts.uri.query(), &[])?;
+    let body = read_json(&service, request).await?;
     let input = TemplateInput::read(&parse(&body)?).map_err(Error::Invalid)?;
     drop(body);
     let work =
@@ -596,21 +567,7 @@ async fn upsert_template(
         Ok::<_, sqlx::Error>(Ok(written))
     }
     .await;
-    match written {
-        Ok(Ok(written)) => {
-            let committed = transaction.commit().await;
-            committed.map_err(|error| Failure::of_commit(error).into_error())?;
-            Ok(written)
-        }
-        Ok(Err(error)) => {
-            transaction.rollback().await;
-            Err(error)
-        }
-        Err(error) => {
-            transaction.rollback().await;
-            Err(of_read(error))
-        }
-    }
+    transaction.conclude(written).await
 }
 
 async fn sandbox_inbound(
@@ -618,12 +575,7 @@ async fn sandbox_inbound(
     Extension(store): Extension<StoreAccess>,
     request: Request,
 ) -> Result<Response, Error> {
-    let (parts, body) = request.into_parts();
-    media_type(&parts.headers, JSON, "application/json")?;
-    let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
-        .await?;
-    Query::read(parts.uri.query(), &[])?;
+    let body = read_json(&service, request).await?;
     let input = SandboxInbound::read(&parse(&body)?, store.default_country);
     let input = input.map_err(Error::Invalid)?;
     drop(body);

@@ -298,7 +298,8 @@ impl Executed {
 }
 
 /// Why an execution is undone.
-enum Refusal {
+#[derive(Debug)]
+pub enum Refusal {
     /// The caller can mend it and use the key again.
     Caller(Error),
     /// The database failed.
@@ -318,7 +319,8 @@ async fn execute(
     send: &Send,
     message_id: Uuid,
 ) -> Result<Executed, Refusal> {
-    let (answer, queued) = match queue(state, connection, send, message_id).await? {
+    let (store_id, wanted) = (send.store_id, &send.wanted);
+    let (answer, queued) = match queue(state, connection, store_id, wanted, message_id).await? {
         Ok(accepted) => (created(&accepted)?, Some(message_id)),
         Err(error) if send.keyed.is_none() => return Err(Refusal::Caller(error)),
         Err(error) => (refused(&error, &send.request_id), None),
@@ -355,17 +357,22 @@ fn refused(error: &Error, request_id: &RequestId) -> Answer {
     }
 }
 
-/// Writes the message, unless something about the store or the person speaks against it.
-async fn queue(
+/// Writes a message, its event and its place in the outbox, in the caller's transaction, unless
+/// something about the store or the person speaks against it.
+///
+/// # Errors
+/// Variables that don't fit the template, or that the database fails.
+pub async fn queue(
     state: &State,
     connection: &mut PgConnection,
-    send: &Send,
+    store_id: i64,
+    wanted: &Wanted,
     message_id: Uuid,
 ) -> Result<Result<Accepted, Error>, Refusal> {
-    let (store_id, now) = (send.store_id, state.clock.now());
-    let phone = send.wanted.to.as_str();
+    let now = state.clock.now();
+    let phone = wanted.to.as_str();
     let provider = channels::provider(&mut *connection, store_id).await?;
-    let (content, known) = match &send.wanted.what {
+    let (content, known) = match &wanted.what {
         What::FreeForm(content) => (content.clone(), Known::default()),
         What::Template {
             template_id,
@@ -388,7 +395,7 @@ async fn queue(
         }
     };
     let found = contacts::lock(&mut *connection, store_id, phone).await?;
-    let is_free_form = matches!(send.wanted.what, What::FreeForm(_));
+    let is_free_form = matches!(wanted.what, What::FreeForm(_));
     if found
         .as_ref()
         .is_some_and(|contact| contact.opted_out_at.is_some())

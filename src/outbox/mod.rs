@@ -89,19 +89,112 @@ pub async fn append(
     ids: &[Uuid],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
+    append_later(connection, store_id, kind, ids, &vec![now; ids.len()], now).await
+}
+
+/// The same for work that is due later, each at its time.
+///
+/// # Errors
+/// When the database fails.
+pub async fn append_later(
+    connection: &mut PgConnection,
+    store_id: i64,
+    kind: &str,
+    ids: &[Uuid],
+    due: &[DateTime<Utc>],
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into outbox (store_id, id, bucket, kind, due_at, created_at)
-        select $1, id, $2, $3, $4, $4
-        from unnest($5::uuid[]) as new (id)",
+        select $1, id, $2, $3, due_at, $4
+        from unnest($5::uuid[], $6::timestamptz[]) as new (id, due_at)",
         store_id,
         bucket(store_id),
         kind,
         now,
         ids,
+        due,
     )
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Makes one piece of work due now at the latest, leaving it to be done if it is not there. Whoever
+/// has it leased settles it only after this transaction, and sees then what it has written.
+///
+/// # Errors
+/// When the database fails.
+pub async fn wake(
+    connection: &mut PgConnection,
+    store_id: i64,
+    kind: &str,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into outbox (store_id, id, bucket, kind, due_at, created_at)
+        values ($1, $2, $3, $4, $5, $5)
+        on conflict (id, store_id) do update
+        set due_at = least(outbox.due_at, excluded.due_at)",
+        store_id,
+        id,
+        bucket(store_id),
+        kind,
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Locks a row that is leased under this lease; says whether it still is.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold(
+    connection: &mut PgConnection,
+    store_id: i64,
+    id: Uuid,
+    lease_id: Uuid,
+) -> sqlx::Result<bool> {
+    let held = sqlx::query_scalar!(
+        "select id
+        from outbox
+        where store_id = $1 and id = $2 and lease_id = $3 and state = 'waiting'
+        for update",
+        store_id,
+        id,
+        lease_id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(held.is_some())
+}
+
+/// Makes a lease last until another time; says whether it is still held.
+///
+/// # Errors
+/// When the database fails.
+pub async fn extend(
+    db: impl PgExecutor<'_>,
+    store_id: i64,
+    id: Uuid,
+    lease_id: Uuid,
+    until: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let extended = sqlx::query!(
+        "update outbox
+        set lease_until = $4
+        where store_id = $1 and id = $2 and lease_id = $3 and state = 'waiting'",
+        store_id,
+        id,
+        lease_id,
+        until,
+    )
+    .execute(db)
+    .await?;
+    Ok(extended.rows_affected() == 1)
 }
 
 /// Leases rows that were just committed, if nobody was faster.

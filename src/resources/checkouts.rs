@@ -22,7 +22,7 @@ use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
-use crate::engine::{Locks, Resource};
+use crate::engine::{Locks, PhoneAt, Resource};
 use crate::error::Error;
 use crate::state::State;
 use crate::values::{
@@ -184,6 +184,7 @@ impl Resource for Checkout {
     ];
     const KEPT_WHEN_LEFT_OUT: &'static [&'static str] = &["status"];
     const HAS_CUSTOMER: bool = true;
+    const PHONE: PhoneAt = PhoneAt::Pointer("/customer/phone");
 
     type Key = ExternalId;
     type Input = CheckoutInput;
@@ -373,6 +374,43 @@ impl Resource for Checkout {
         let mut records = select(connection, &store_ids, &keys, companions).await?;
         records.sort_by_key(|record| record.id);
         Ok(records)
+    }
+
+    async fn keys_of(
+        connection: &mut PgConnection,
+        store_id: i64,
+        ids: &[Uuid],
+    ) -> sqlx::Result<Vec<ExternalId>> {
+        let keys = sqlx::query_scalar!(
+            "select external_id from checkouts where store_id = $1 and id = any($2)",
+            store_id,
+            ids,
+        );
+        let keys = keys.fetch_all(connection).await?;
+        Ok(keys.into_iter().map(ExternalId::from_stored).collect())
+    }
+
+    async fn ids_after(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+    ) -> sqlx::Result<Vec<Uuid>> {
+        let ids = sqlx::query_scalar!(
+            "select id from checkouts where store_id = $1 and id > $2 order by id limit $3",
+            store_id,
+            after,
+            limit,
+        );
+        ids.fetch_all(connection).await
+    }
+
+    async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from checkouts where store_id = $1"#,
+            store_id,
+        );
+        count.fetch_one(connection).await
     }
 
     async fn extras(

@@ -1,6 +1,7 @@
 //! The resources and their registry. A new resource is a migration, a file here, and its line in
 //! [`for_each`].
 
+pub mod catalog;
 pub mod checkouts;
 pub mod customers;
 pub mod orders;

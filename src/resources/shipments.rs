@@ -16,7 +16,7 @@ use crate::engine::events::{Event, write_with_events};
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
-use crate::engine::{Alone, Locks, Resource};
+use crate::engine::{Alone, Locks, PhoneAt, Resource};
 use crate::values::{
     ExternalId, Fields, FreeJson, FreeObject, HttpUrl, METADATA_BYTES, Text, Timestamp,
     TimestampInput, choice, text,
@@ -123,6 +123,10 @@ impl Resource for Shipment {
     const MUTABLE: &'static [&'static str] = &[];
     const IMMUTABLE: &'static [&'static str] = &[];
     const HAS_CUSTOMER: bool = false;
+    const PHONE: PhoneAt = PhoneAt::Other {
+        resource: "orders",
+        member: "order_external_id",
+    };
 
     type Key = ExternalId;
     type Input = ShipmentInput;
@@ -258,6 +262,43 @@ impl Resource for Shipment {
         let mut records = select(connection, &vec![wanted.store_id; keys.len()], &keys).await?;
         records.sort_by_key(|record| record.id);
         Ok(records)
+    }
+
+    async fn keys_of(
+        connection: &mut PgConnection,
+        store_id: i64,
+        ids: &[Uuid],
+    ) -> sqlx::Result<Vec<ExternalId>> {
+        let keys = sqlx::query_scalar!(
+            "select external_id from shipments where store_id = $1 and id = any($2)",
+            store_id,
+            ids,
+        );
+        let keys = keys.fetch_all(connection).await?;
+        Ok(keys.into_iter().map(ExternalId::from_stored).collect())
+    }
+
+    async fn ids_after(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+    ) -> sqlx::Result<Vec<Uuid>> {
+        let ids = sqlx::query_scalar!(
+            "select id from shipments where store_id = $1 and id > $2 order by id limit $3",
+            store_id,
+            after,
+            limit,
+        );
+        ids.fetch_all(connection).await
+    }
+
+    async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!" from shipments where store_id = $1"#,
+            store_id,
+        );
+        count.fetch_one(connection).await
     }
 
     async fn extras(

@@ -20,7 +20,7 @@ use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{Filter, Wanted};
 use crate::engine::record::{Record, RowWrite, Stamps};
-use crate::engine::{Alone, Locks, Resource, failure};
+use crate::engine::{Alone, Locks, PhoneAt, Resource, failure};
 use crate::error::Error;
 use crate::state::State;
 use crate::values::{
@@ -136,6 +136,7 @@ impl Resource for Customer {
     const IMMUTABLE: &'static [&'static str] = &[];
     const HAS_CUSTOMER: bool = false;
     const IS_PERSON: bool = true;
+    const PHONE: PhoneAt = PhoneAt::Pointer("/phone");
 
     type Key = Identity;
     type Input = CustomerInput;
@@ -280,6 +281,39 @@ impl Resource for Customer {
                 return Ok(records);
             }
         }
+    }
+
+    async fn keys_of(
+        connection: &mut PgConnection,
+        store_id: i64,
+        ids: &[Uuid],
+    ) -> sqlx::Result<Vec<Identity>> {
+        let ids = sqlx::query_scalar!(
+            "select id from customers where store_id = $1 and id = any($2) and erased_at is null",
+            store_id,
+            ids,
+        );
+        let ids = ids.fetch_all(connection).await?;
+        Ok(ids.into_iter().map(Identity::Id).collect())
+    }
+
+    async fn ids_after(
+        connection: &mut PgConnection,
+        store_id: i64,
+        after: Uuid,
+        limit: i64,
+    ) -> sqlx::Result<Vec<Uuid>> {
+        page_of_ids(connection, store_id, after, limit, Filter::All).await
+    }
+
+    async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+        let count = sqlx::query_scalar!(
+            r#"select count(*) as "count!"
+            from customers
+            where store_id = $1 and erased_at is null"#,
+            store_id,
+        );
+        count.fetch_one(connection).await
     }
 
     async fn extras(

@@ -1,0 +1,274 @@
+//! Those inside who follow the events of stores and let them have their effects, once.
+//!
+//! ```text
+//!  a change ─ event (same transaction)
+//!               └ numbered ─ begin
+//!                              the consumer's row is locked: one at a time for a store
+//!                              the next events in order ─ evaluate ─ effects are written
+//!                              the position moves on
+//!                            commit
+//! ```
+//!
+//! The effects of an event and the position behind it are one transaction: whoever is killed in
+//! between has done nothing, and the next one begins at the same event. A store that nobody follows
+//! has no row, and its events are not looked at.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt as _, stream};
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use super::events;
+use super::failure::Failure;
+use super::transaction::Transaction;
+use crate::outbox::Hints;
+use crate::state::State;
+
+/// Events whose effects are one transaction.
+const SLICE: i64 = 500;
+/// Stores that are followed at the same time.
+const AT_ONCE: usize = 2;
+/// How often new events are looked for, at most.
+const EVERY: Duration = Duration::from_millis(200);
+/// Looking takes at most one part in so many of the time.
+const RESTS: u32 = 20;
+/// Slices of one store before the others have their turn.
+const MOST_SLICES: u32 = 20;
+
+/// An event as consumers see it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its place in the store's feed.
+    pub position: i64,
+    /// Its own id.
+    pub id: Uuid,
+    /// `order.created` and so on.
+    pub kind: String,
+    /// The resource's path.
+    pub resource: String,
+    /// What changed.
+    pub record_id: Uuid,
+    /// Its external id, where that names no person.
+    pub external_id: Option<String>,
+    /// The version that the change led to.
+    pub version: i64,
+    /// When it changed.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Evaluation at work; gives the work that it left in the outbox.
+pub type Evaluating<'c> = Pin<Box<dyn Future<Output = sqlx::Result<Vec<Uuid>>> + Send + 'c>>;
+
+/// Who follows events.
+#[derive(Clone)]
+pub struct Consumer {
+    /// Names it in `event_consumers`.
+    pub name: &'static str,
+    /// Lets events of one store have their effects, in the caller's transaction.
+    pub evaluate: for<'c> fn(&'c State, &'c mut PgConnection, i64, &'c [Seen]) -> Evaluating<'c>,
+}
+
+/// Begins to follow a store's events, in the caller's transaction; gives the position behind
+/// everything that was committed before. Whoever follows already goes on where they are.
+///
+/// # Errors
+/// When the database fails.
+pub async fn follow(
+    connection: &mut PgConnection,
+    store_id: i64,
+    consumer: &str,
+) -> sqlx::Result<i64> {
+    let position = events::number_all(connection, store_id).await?;
+    sqlx::query!(
+        "insert into event_consumers (store_id, consumer, position)
+        values ($1, $2, $3)
+        on conflict (store_id, consumer) do nothing",
+        store_id,
+        consumer,
+        position,
+    )
+    .execute(connection)
+    .await?;
+    Ok(position)
+}
+
+/// Ends it: nobody has to look at the store's events any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unfollow(
+    connection: &mut PgConnection,
+    store_id: i64,
+    consumer: &str,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from event_consumers where store_id = $1 and consumer = $2",
+        store_id,
+        consumer,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The least position that somebody has still to look behind: what comes after it is kept.
+///
+/// # Errors
+/// When the database fails.
+pub async fn least_position(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        "select min(position) from event_consumers where store_id = $1",
+        store_id,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Follows events until shutdown.
+pub async fn run(state: State, consumers: Vec<Consumer>, hints: Hints) {
+    let consumers: Arc<[Consumer]> = consumers.into();
+    loop {
+        let began = Instant::now();
+        if let Err(error) = look(&state, &consumers, &hints).await {
+            tracing::warn!(%error, "events have to wait for their effects: the database can't be asked");
+        }
+        let pause = EVERY.max(began.elapsed() * RESTS / (RESTS + 1));
+        tokio::select! {
+            () = state.shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One look at all stores that are followed.
+async fn look(state: &State, consumers: &Arc<[Consumer]>, hints: &Hints) -> sqlx::Result<()> {
+    let mut news = behind(&state.pool).await?;
+    // Each process begins elsewhere, so that they seldom meet.
+    if !news.is_empty() {
+        let first = rand::random_range(0..news.len());
+        news.rotate_left(first);
+    }
+    let work = news.into_iter().filter_map(|(store_id, name)| {
+        let consumer = consumers.iter().find(|known| known.name == name)?;
+        Some((store_id, consumer.clone()))
+    });
+    stream::iter(work)
+        .for_each_concurrent(AT_ONCE, async |(store_id, consumer)| {
+            let work = catch_up(state.clone(), store_id, consumer.clone(), hints.clone());
+            // A task of its own: shutdown waits for its end.
+            let result = state.tasks.spawn(work).await;
+            if let Ok(Err(failure)) = result {
+                let consumer = consumer.name;
+                tracing::warn!(store_id, consumer, %failure, "events have to wait for their effects");
+            }
+        })
+        .await;
+    Ok(())
+}
+
+/// The consumers that have events before them, of all stores.
+async fn behind(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(i64, String)>> {
+    let rows = sqlx::query!(
+        "select c.store_id, c.consumer
+        from event_consumers c
+        where exists (
+                select from events e where e.store_id = c.store_id and e.position is null
+            )
+            or exists (
+                select
+                from event_feeds f
+                where f.store_id = c.store_id and f.last_position > c.position
+            )",
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.store_id, row.consumer))
+        .collect())
+}
+
+/// Lets a store's events have their effects, slice by slice.
+async fn catch_up(
+    state: State,
+    store_id: i64,
+    consumer: Consumer,
+    hints: Hints,
+) -> Result<(), Failure> {
+    for _ in 0..MOST_SLICES {
+        if state.shutdown.is_cancelled() {
+            return Ok(());
+        }
+        let all_numbered = events::number(&state, store_id).await?;
+        let mut transaction = Transaction::begin(&state.pool).await?;
+        let connection = transaction.connection();
+        let result = slice(&state, connection, store_id, &consumer).await;
+        let (seen, left) = transaction.end(result).await?;
+        metrics::counter!("keyfold_events_evaluated_total", "consumer" => consumer.name)
+            .increment(seen.unsigned_abs());
+        for id in left {
+            hints.give(store_id, id);
+        }
+        if seen < SLICE && all_numbered {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The next events and their effects; how many they were, and the work that they left.
+async fn slice(
+    state: &State,
+    connection: &mut PgConnection,
+    store_id: i64,
+    consumer: &Consumer,
+) -> sqlx::Result<(i64, Vec<Uuid>)> {
+    let position = sqlx::query_scalar!(
+        "select position
+        from event_consumers
+        where store_id = $1 and consumer = $2
+        for update skip locked",
+        store_id,
+        consumer.name,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    // Somebody else is at it.
+    let Some(position) = position else {
+        return Ok((0, Vec::new()));
+    };
+    let seen = sqlx::query_as!(
+        Seen,
+        r#"select
+            position as "position!", id, type as kind, resource, record_id, external_id, version,
+            created_at
+        from events
+        where store_id = $1 and position > $2
+        order by position
+        limit $3"#,
+        store_id,
+        position,
+        SLICE,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(last) = seen.last() else {
+        return Ok((0, Vec::new()));
+    };
+    let left = (consumer.evaluate)(state, &mut *connection, store_id, &seen).await?;
+    sqlx::query!(
+        "update event_consumers
+        set position = $3
+        where store_id = $1 and consumer = $2",
+        store_id,
+        consumer.name,
+        last.position,
+    )
+    .execute(connection)
+    .await?;
+    Ok((i64::try_from(seen.len()).unwrap_or(SLICE), left))
+}
