@@ -53,9 +53,10 @@ create table automation_runs (
     record_id              uuid,
     -- of the record, or what the webhook's caller sent; null where it would name a person
     external_id            text        collate "C",
-    -- E.164; null while unknown, and once the person has been erased
+    -- a digest of the number that it is about; null while unknown, and once the person has been erased
+    contact                bytea,
+    -- whom the webhook's caller named, as E.164, and the variables that they sent; null once it ended
     recipient              text        collate "C",
-    -- the variables that the webhook's caller sent; null once the person has been erased
     input                  jsonb,
     status                 text        not null,
     reason                 text,
@@ -76,7 +77,7 @@ create unique index automation_runs_once_key on automation_runs (once, automatio
 create index automation_runs_automation on automation_runs (automation_id, store_id, id);
 create index automation_runs_record on automation_runs (record_id, store_id, id)
     where record_id is not null;
-create index automation_runs_recipient on automation_runs (recipient, store_id, automation_id, id)
-    where recipient is not null;
+create index automation_runs_contact on automation_runs (contact, store_id, automation_id, created_at)
+    where contact is not null;
 create index automation_runs_ended on automation_runs (store_id, created_at)
     where status in ('skipped', 'failed');

@@ -19,10 +19,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use utoipa_swagger_ui::{Config as DocsConfig, SwaggerUi};
 
+use crate::automations;
 use crate::edge::{self, Limits};
-use crate::engine::Resource;
 use crate::engine::group_commit::Lanes;
 use crate::engine::http::{self as engine_http, Registered, Service};
+use crate::engine::{Resource, consumers};
 use crate::erasure::Eraser;
 use crate::error::Error;
 use crate::messaging::idempotency::InUse;
@@ -73,14 +74,13 @@ pub async fn serve(
         0 => state.clone(),
         own => state.with_own_connections(own, WORKER_PATIENCE),
     };
-    let (worker, hints) = if state.config.works {
-        let handlers = messaging::handlers(&state).map_err(Error::internal)?;
-        let (worker, hints) = Worker::new(&worker_state, handlers);
-        (Some(worker), hints)
+    let (works, hints) = if state.config.works {
+        let (works, hints) = works(&worker_state)?;
+        (Some(works), hints)
     } else {
         (None, Hints::none())
     };
-    let messaging = Messaging::new(hints);
+    let messaging = Messaging::new(hints.clone());
     let operation = Operation {
         state: state.clone(),
         metrics: metrics.clone(),
@@ -89,8 +89,8 @@ pub async fn serve(
         in_use: messaging.in_use.clone(),
         worker_pool: (state.config.worker_connections() > 0).then(|| worker_state.pool.clone()),
     };
-    let router = router(operation, messaging, &limits);
-    let worker = worker.map(|worker| tokio::spawn(worker.run()));
+    let router = router(operation, messaging, hints, &limits);
+    let works = works.map(tokio::spawn);
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
     let analyzer = tokio::spawn(maintenance::analyze_new_tables(state.clone()));
     let upkeep = tokio::spawn(keep_up(metrics, state.shutdown.clone()));
@@ -104,7 +104,7 @@ pub async fn serve(
     accepting.cancel();
     for task in [server, cleaners, analyzer, upkeep]
         .into_iter()
-        .chain(worker)
+        .chain(works)
     {
         task.await.map_err(Error::internal)?;
     }
@@ -135,19 +135,35 @@ async fn keep_up(metrics: PrometheusHandle, shutdown: CancellationToken) {
 /// # Errors
 /// When they can't be set up.
 pub async fn work(state: State, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let handlers = messaging::handlers(&state).map_err(Error::internal)?;
-    let (worker, _hints) = Worker::new(&state, handlers);
-    let worker = tokio::spawn(worker.run());
+    let (works, _) = works(&state)?;
+    let works = tokio::spawn(works);
     stop.await;
     tracing::info!("stopping: finishing what is under way");
     state.shutdown.cancel();
-    worker.await.map_err(Error::internal)?;
+    works.await.map_err(Error::internal)?;
     state.pool.close().await;
     Ok(())
 }
 
+/// What goes on beside the requests until shutdown: those who follow events, and the worker that does
+/// what is left in the outbox; and where it takes hints.
+fn works(state: &State) -> Result<(impl Future<Output = ()> + Send + 'static, Hints), Error> {
+    let (worker, hints) = Worker::new(state, |hints| {
+        let mut handlers = messaging::handlers(state)?;
+        handlers.extend(automations::handlers(hints));
+        Ok(handlers)
+    })
+    .map_err(|error: Box<dyn std::error::Error + Send + Sync>| Error::internal(error))?;
+    let consumers = vec![automations::consumer()];
+    let followers = consumers::run(state.clone(), consumers, hints.clone());
+    let works = async move {
+        tokio::join!(worker.run(), followers);
+    };
+    Ok((works, hints))
+}
+
 /// All routes, inside what the edge puts around them.
-fn router(operation: Operation, messaging: Messaging, limits: &Limits) -> Router {
+fn router(operation: Operation, messaging: Messaging, hints: Hints, limits: &Limits) -> Router {
     let clock = operation.state.clock.clone();
     let registered = Registered {
         names: resources::names(),
@@ -165,6 +181,7 @@ fn router(operation: Operation, messaging: Messaging, limits: &Limits) -> Router
         .merge(
             store_routes(&service)
                 .merge(messaging::http::routes(&service, messaging))
+                .merge(automations::http::routes(&service, hints))
                 .with_state(service),
         )
         .fallback(async || Error::RouteNotFound)
@@ -175,6 +192,7 @@ fn router(operation: Operation, messaging: Messaging, limits: &Limits) -> Router
 /// Everybody who keeps something about a person, in the order in which rows are locked.
 fn erasers() -> Vec<Eraser> {
     let mut erasers = resources::erasers();
+    erasers.push(|connection, person| Box::pin(automations::erase::forget(connection, person)));
     erasers.push(|connection, person| Box::pin(messaging::erase::forget(connection, person)));
     erasers
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::targets::Allowed;
 use crate::telemetry::LogFormat;
 
 /// What an operator can set. `.env.example` lists the same, with words.
@@ -43,6 +44,8 @@ pub struct Config {
     pub whatsapp_app_secret: Option<Secret>,
     /// `KEYFOLD_WHATSAPP_VERIFY_TOKEN`: what the provider proves itself with once.
     pub whatsapp_verify_token: Option<Secret>,
+    /// `KEYFOLD_ALLOW_PRIVATE_TARGETS`: what exports may call although it is not public.
+    pub allow_private_targets: Allowed,
     /// Whether this process works on the outbox: not a setting, but what `--no-worker` says.
     pub works: bool,
     /// `KEYFOLD_LOG`: a tracing filter.
@@ -76,6 +79,7 @@ impl Default for Config {
             whatsapp_base_url: "https://graph.facebook.com/v24.0".to_owned(),
             whatsapp_app_secret: None,
             whatsapp_verify_token: None,
+            allow_private_targets: Allowed::default(),
             works: true,
             log: "info,sqlx=warn".to_owned(),
             log_format: LogFormat::Text,
@@ -255,6 +259,9 @@ impl Config {
                 "text",
                 Secret::parse,
             ),
+            allow_private_targets: reader
+                .read("KEYFOLD_ALLOW_PRIVATE_TARGETS", Allowed::parse)
+                .unwrap_or_default(),
             log: reader
                 .parsed(
                     "KEYFOLD_LOG",
@@ -342,22 +349,29 @@ impl<S: Fn(&str) -> Result<Option<String>, String>> Reader<S> {
         wanted: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        match (self.source)(name) {
-            Ok(None) => None,
-            Ok(Some(text)) if text.trim().is_empty() => None,
-            Ok(Some(text)) => {
-                let value = parse(text.trim());
-                if value.is_none() {
-                    // The value itself is left out: it may be a secret.
-                    self.faults.push(format!("{name} must be {wanted}"));
-                }
-                value
-            }
+        // The value itself is left out: it may be a secret.
+        self.read(name, |text| {
+            parse(text).ok_or_else(|| format!("must be {wanted}"))
+        })
+    }
+
+    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = match (self.source)(name) {
+            Ok(text) => text?,
             Err(fault) => {
                 self.faults.push(fault);
-                None
+                return None;
             }
+        };
+        if text.trim().is_empty() {
+            return None;
         }
+        let fault = match parse(text.trim()) {
+            Ok(value) => return Some(value),
+            Err(fault) => fault,
+        };
+        self.faults.push(format!("{name} {fault}"));
+        None
     }
 
     fn number(&mut self, name: &str, least: u32, most: u32) -> Option<u32> {
@@ -386,12 +400,13 @@ mod tests {
                 "KEYFOLD_IDEMPOTENCY_RETENTION_HOURS" => Some("721".to_owned()),
                 "KEYFOLD_IDEMPOTENCY_REPLAY_5XX" => Some("yes".to_owned()),
                 "KEYFOLD_WHATSAPP_BASE_URL" => Some("ftp://meta".to_owned()),
+                "KEYFOLD_ALLOW_PRIVATE_TARGETS" => Some("erp,10.0.0.0/33".to_owned()),
                 _ => None,
             })
         })
         .err()
-        .expect("ten faults");
-        assert_eq!(error.0.len(), 10, "{error}");
+        .expect("eleven faults");
+        assert_eq!(error.0.len(), 11, "{error}");
         assert!(!error.to_string().contains("hunter2"));
     }
 

@@ -5,7 +5,9 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod secrets;
+pub mod targets;
 pub mod telemetry;
+pub mod tls;
 pub mod values;
 // The database.
 pub mod postgres;
@@ -23,6 +25,8 @@ pub mod resources;
 // Messages to shoppers, and what is left to be done after a commit.
 pub mod messaging;
 pub mod outbox;
+// What changes set off.
+pub mod automations;
 // The whole.
 pub mod app;
 pub mod cli;

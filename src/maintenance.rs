@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::automations::runs;
 use crate::engine::events;
 use crate::messaging::{idempotency, inbound};
 use crate::outbox;
@@ -40,6 +41,7 @@ const ANALYZE: &[(&str, &str)] = &[
     ("contacts", "analyze contacts"),
     ("messages", "analyze messages"),
     ("idempotency_keys", "analyze idempotency_keys"),
+    ("automation_runs", "analyze automation_runs"),
 ];
 
 /// Analyzes each table as soon as it holds some dozens of rows. Of a new table the planner knows
@@ -116,15 +118,15 @@ pub async fn clean(state: &State) {
             Ok(count) => deleted += count,
             Err(failure) => tracing::warn!(store_id = store.id, ?failure, "events not purged"),
         }
-        deleted += clean_messaging(state, store.id).await;
+        deleted += clean_effects(state, store.id).await;
     }
     if deleted > 0 {
         tracing::info!(deleted, "old rows deleted");
     }
 }
 
-/// What messaging and the outbox keep for a time.
-async fn clean_messaging(state: &State, store_id: i64) -> u64 {
+/// What messaging, the outbox and automations keep for a time.
+async fn clean_effects(state: &State, store_id: i64) -> u64 {
     let mut deleted = 0;
     for (what, purged) in [
         (
@@ -133,6 +135,7 @@ async fn clean_messaging(state: &State, store_id: i64) -> u64 {
         ),
         ("inbound messages", inbound::purge(state, store_id).await),
         ("outbox", outbox::purge(state, store_id).await),
+        ("automation runs", runs::purge(state, store_id).await),
     ] {
         match purged {
             Ok(count) => deleted += count,

@@ -2,6 +2,7 @@
 //!
 //! `openapi.yaml` in the repository is this document; a test fails when it is stale.
 
+mod automations;
 mod messaging;
 
 use serde_json::{Map, Value, json};
@@ -33,6 +34,7 @@ pub fn document() -> Value {
     parts.schemas.insert("Problem".to_owned(), problem_schema());
     parts.add_events();
     parts.add_messaging();
+    parts.add_automations();
     parts.add_operational();
     parts.close_inputs();
     json!({
@@ -345,8 +347,8 @@ const FAULTS: &[(u16, &str, &str)] = &[
     (
         409,
         "Conflict",
-        "The `Idempotency-Key` was sent with another body or is in use, or the store's channel does \
-         not allow it.",
+        "The `Idempotency-Key` was sent with another body or is in use, or what is set up does not \
+         allow it: the store's channel, a pause, a missing key for secrets.",
     ),
     (410, "CursorExpired", "Events after this position are gone."),
     (

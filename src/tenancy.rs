@@ -98,6 +98,21 @@ pub async fn find_team(db: impl PgExecutor<'_>, team_id: i64) -> sqlx::Result<Op
     .await
 }
 
+/// Locks what a store has of its own among the control tables and what is set for it: so that their
+/// number can be bounded and nobody's insert is lost to another's.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock_store(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<()> {
+    sqlx::query_scalar!(
+        "select store_id from stores where store_id = $1 for no key update",
+        store_id,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
 /// The stores of a team, oldest first, at most so many.
 ///
 /// # Errors

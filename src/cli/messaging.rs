@@ -13,6 +13,7 @@ use super::{Done, database_url, open};
 use crate::config::Config;
 use crate::engine::transaction::Transaction;
 use crate::messaging::channels::{self, Access, Channel, NewChannel, ProviderName};
+use crate::messaging::deliver;
 use crate::messaging::messages::{self, News};
 use crate::messaging::providers::whatsapp;
 use crate::messaging::templates;
@@ -97,13 +98,14 @@ fn digits(text: &str) -> Result<String, String> {
     }
 }
 
+/// What lists print as JSON.
 #[derive(Serialize)]
-struct List<T> {
-    data: Vec<T>,
+pub struct List<T> {
+    pub data: Vec<T>,
 }
 
 /// State over the configured database, and proof that the store is there.
-async fn state_of(config: &Config, store_id: i64) -> Result<State, Failed> {
+pub async fn state_of(config: &Config, store_id: i64) -> Result<State, Failed> {
     let state = open(config.clone(), database_url(config)?)?;
     if tenancy::find_stores(&state.pool, &[store_id])
         .await?
@@ -184,7 +186,7 @@ async fn set(state: &State, new: &NewChannel<'_>) -> Result<(), Failed> {
     let connection = transaction.connection();
     channels::set(connection, new, now).await.map_err(explain)?;
     channels::resume(&mut *connection, new.store_id).await?;
-    outbox::hurry(&mut *connection, new.store_id, now).await?;
+    outbox::hurry(&mut *connection, new.store_id, deliver::KIND, now).await?;
     transaction.commit().await?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! With `--json` a command prints exactly one JSON object on standard output; messages and progress
 //! go to standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
 
+mod automations;
 mod dev;
 mod documents;
 mod messaging;
@@ -63,6 +64,9 @@ enum Command {
     /// Templates of messages.
     #[command(subcommand)]
     Template(messaging::TemplateCommand),
+    /// What changes set off.
+    #[command(subcommand)]
+    Automation(automations::AutomationCommand),
     /// What is left to be done: messages that wait, failed, or may have been sent.
     #[command(subcommand)]
     Outbox(messaging::OutboxCommand),
@@ -106,6 +110,7 @@ fn run(command: Command, output: &Output) -> Done {
         Command::Channel(command) => block_on(messaging::channel(command, &config, output)),
         Command::Template(command) => block_on(messaging::template(command, &config, output)),
         Command::Outbox(command) => block_on(messaging::outbox(command, &config, output)),
+        Command::Automation(command) => block_on(automations::automation(command, &config, output)),
         Command::Openapi(_) | Command::Completions(_) => Ok(()),
     }
 }

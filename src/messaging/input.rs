@@ -11,7 +11,8 @@ use crate::values::{Text, Value, text};
 /// As the Cloud API counts them.
 const BODY_CHARS: usize = 4_096;
 const CAPTION_CHARS: usize = 1_024;
-const VALUE_CHARS: usize = 1_024;
+/// Characters of a variable's value.
+pub const VALUE_CHARS: usize = 1_024;
 const MOST_VARIABLES: usize = 100;
 /// The kinds of free-form messages; each has a member of its name.
 pub const KINDS: &[&str] = &["text", "image", "video", "audio", "document"];
@@ -127,7 +128,10 @@ pub fn store_id(node: &Node<'_>) -> Option<i64> {
 }
 
 /// A positive integer.
-fn id(node: &Node<'_>) -> Checked<i64> {
+///
+/// # Errors
+/// Anything else.
+pub fn id(node: &Node<'_>) -> Checked<i64> {
     let fault = || Faults::one("must be a whole number of 1 or more");
     let number = Count::read(node).map_err(|_| fault())?.get();
     if number > 0 { Ok(number) } else { Err(fault()) }
@@ -249,8 +253,11 @@ pub fn read_template(
     Ok(Wanted { to, what })
 }
 
-/// A flat object of strings.
-fn variables(node: &Node<'_>) -> Checked<Vec<(String, String)>> {
+/// A flat object of strings of at most 1,024 characters: values of a template's variables.
+///
+/// # Errors
+/// Every faulty member.
+pub fn variables(node: &Node<'_>) -> Checked<Vec<(String, String)>> {
     let Value::Object(members) = &node.value else {
         return Err(Faults::one("must be an object"));
     };

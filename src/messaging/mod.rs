@@ -21,7 +21,7 @@ pub mod contacts;
 pub mod messages;
 pub mod status;
 pub mod templates;
-mod variables;
+pub mod variables;
 // What happens to it.
 pub mod deliver;
 pub mod erase;

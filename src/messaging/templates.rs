@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::channels::ProviderName;
 use super::variables;
+use crate::tenancy;
 use crate::values::{Checked, Faults, Fields, FreeJson, FreeObjects, Node, Text, Value, text};
 
 /// Templates of a store; Meta allows an account as many.
@@ -289,14 +290,7 @@ pub async fn upsert(
     new: &NewTemplate,
     now: DateTime<Utc>,
 ) -> sqlx::Result<(Template, Upserted)> {
-    // The control tables have one lock for all that is done to a store's templates, so that their
-    // number can be bounded and nobody's insert is lost to another's.
-    sqlx::query_scalar!(
-        "select store_id from stores where store_id = $1 for no key update",
-        store_id,
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    tenancy::lock_store(&mut *connection, store_id).await?;
     let found = by_name(connection, store_id, provider, &new.name, &new.language).await?;
     let upserted = match &found {
         None => {

@@ -50,7 +50,7 @@ impl Parts {
         self.add_webhook();
     }
 
-    fn add(&mut self, path: &str, item: Value) {
+    pub(super) fn add(&mut self, path: &str, item: Value) {
         self.paths.insert(path.to_owned(), item);
     }
 
@@ -300,7 +300,7 @@ fn one_of_kinds(flat: &Value) -> Value {
     json!({ "description": flat["description"], "oneOf": kinds })
 }
 
-fn variables_schema() -> Value {
+pub(super) fn variables_schema() -> Value {
     json!({
         "type": ["object", "null"],
         "description": "A value of at most 1,024 characters for each variable of the template.",
@@ -312,21 +312,21 @@ fn variables_schema() -> Value {
     })
 }
 
-fn request(schema: Value, example: Value) -> Value {
+pub(super) fn request(schema: Value, example: Value) -> Value {
     json!({
         "required": true,
         "content": { "application/json": { "schema": schema, "example": example } }
     })
 }
 
-fn nothing(description: &str) -> Value {
+pub(super) fn nothing(description: &str) -> Value {
     json!({
         "description": description,
         "headers": { "X-Request-Id": { "$ref": "#/components/headers/X-Request-Id" } }
     })
 }
 
-fn page(entry: Value) -> Value {
+pub(super) fn page(entry: Value) -> Value {
     json!({
         "type": "object",
         "required": ["data", "next_cursor"],

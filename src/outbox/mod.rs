@@ -551,7 +551,8 @@ pub struct Entry {
     pub store_id: i64,
     /// Of what is to be done: a message's id.
     pub id: Uuid,
-    /// `message`, or `inbound` for an event of the provider.
+    /// `message`, `inbound` for an event of the provider, `run` of an automation, or `export` that has
+    /// something to send.
     pub kind: String,
     /// `waiting`, `dead` or `unknown`.
     pub state: String,
@@ -635,17 +636,24 @@ pub async fn revive(
     .await
 }
 
-/// Makes everything of a store that waits due now, for example when what held it up is mended.
+/// Makes all work of one kind of a store that waits due now, for example when what held it up is
+/// mended.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn hurry(db: impl PgExecutor<'_>, store_id: i64, now: DateTime<Utc>) -> sqlx::Result<()> {
+pub async fn hurry(
+    db: impl PgExecutor<'_>,
+    store_id: i64,
+    kind: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "update outbox
         set due_at = $2, error_code = null
-        where store_id = $1 and state = 'waiting' and due_at > $2",
+        where store_id = $1 and kind = $3 and state = 'waiting' and due_at > $2",
         store_id,
         now,
+        kind,
     )
     .execute(db)
     .await?;

@@ -92,14 +92,19 @@ struct Kind {
 }
 
 impl Worker {
-    /// A worker for these kinds of work, and where it takes hints.
-    #[must_use]
-    pub fn new(
+    /// A worker for the kinds of work that these handlers do, and where it takes hints; the handlers
+    /// can give some, too.
+    ///
+    /// # Errors
+    /// When the handlers can't be set up.
+    pub fn new<E>(
         state: &State,
-        handlers: impl IntoIterator<Item = (&'static str, Handler)>,
-    ) -> (Self, Hints) {
+        handlers: impl FnOnce(&Hints) -> Result<Vec<(&'static str, Handler)>, E>,
+    ) -> Result<(Self, Hints), E> {
         let (sender, hints) = mpsc::channel(MOST_HINTS);
-        let kinds = handlers.into_iter().map(|(name, handler)| {
+        let sender = Hints(Some(sender));
+        let kinds = handlers(&sender)?;
+        let kinds = kinds.into_iter().map(|(name, handler)| {
             let room = Arc::new(Semaphore::new(IN_FLIGHT as usize));
             (name, Kind { handler, room })
         });
@@ -108,7 +113,7 @@ impl Worker {
             kinds: kinds.collect(),
             hints,
         };
-        (worker, Hints(Some(sender)))
+        Ok((worker, sender))
     }
 
     /// Works until shutdown, then waits for what is under way, but not for ever.
@@ -125,15 +130,8 @@ impl Worker {
                 _ = sweep.tick() => true,
                 // What is new comes before what has waited: it waits for company with nobody.
                 () = std::future::ready(()), if there_is_more && self.hints.is_empty() => true,
-                count = self.hints.recv_many(&mut hints, SLICE as usize) => {
-                    if count == 0 {
-                        // Nobody can give hints any more: `keyfold work`.
-                        sweep.tick().await;
-                        true
-                    } else {
-                        false
-                    }
-                }
+                // Handlers can give hints, so there is always somebody who could.
+                _ = self.hints.recv_many(&mut hints, SLICE as usize) => false,
             };
             let done = if swept {
                 self.sweep().await

@@ -12,7 +12,9 @@ const LAYERS: &[&[&str]] = &[
         "clock",
         "error",
         "secrets",
+        "targets",
         "telemetry",
+        "tls",
         "values",
         "postgres",
     ],
@@ -29,6 +31,16 @@ const LAYERS: &[&[&str]] = &[
 /// Uses of a module of the same layer.
 const SIBLINGS: &[(&str, &str, &str)] = &[
     ("config", "telemetry", "the log format is a setting"),
+    (
+        "config",
+        "targets",
+        "the private targets that are allowed are a setting",
+    ),
+    (
+        "targets",
+        "tls",
+        "all requests that we make trust the same roots",
+    ),
     (
         "error",
         "values",

@@ -50,6 +50,7 @@ fn the_example_shows_the_defaults() {
     );
     assert_eq!(shown.idempotency_replay_5xx, default.idempotency_replay_5xx);
     assert_eq!(shown.whatsapp_base_url, default.whatsapp_base_url);
+    assert_eq!(shown.allow_private_targets, default.allow_private_targets);
     assert_eq!(shown.log, default.log);
     assert_eq!(shown.log_format, default.log_format);
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use keyfold::messaging::channels;
+use keyfold::messaging::deliver;
 use keyfold::outbox;
 
 use crate::support::meta::{Behaviour, Meta};
@@ -91,11 +92,11 @@ async fn one_number_sends_a_burst_and_then_eighty_a_second() {
     let before = app.clock.now();
     let resumed = channels::resume(&app.pool, app.store_id).await;
     resumed.expect("resumed");
-    let hurried = outbox::hurry(&app.pool, app.store_id, app.clock.now()).await;
+    let hurried = outbox::hurry(&app.pool, app.store_id, deliver::KIND, app.clock.now()).await;
     hurried.expect("hurried");
     eventually("all left", || async {
         // Those that were still being put back when all were hurried.
-        let hurried = outbox::hurry(&app.pool, app.store_id, app.clock.now()).await;
+        let hurried = outbox::hurry(&app.pool, app.store_id, deliver::KIND, app.clock.now()).await;
         hurried.expect("hurried");
         (meta.calls().len() == people.len()).then_some(())
     })

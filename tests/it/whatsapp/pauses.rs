@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use keyfold::messaging::channels::{self, Channel};
+use keyfold::messaging::deliver;
 use keyfold::outbox;
 use serde_json::json;
 
@@ -105,7 +106,7 @@ async fn an_operator_ends_a_pause_at_once() {
     channels::resume(&app.pool, store_id)
         .await
         .expect("resumed");
-    let hurried = outbox::hurry(&app.pool, store_id, app.clock.now()).await;
+    let hurried = outbox::hurry(&app.pool, store_id, deliver::KIND, app.clock.now()).await;
     hurried.expect("hurried");
     for id in [first, second] {
         let sent = until(&app, store_id, id, "sent").await;
