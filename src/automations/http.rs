@@ -12,7 +12,8 @@ use super::rules::{self, PATH, Rule};
 use super::runs::{self, Of, Run};
 use super::webhook::{self, CallInput};
 use crate::auth::StoreAccess;
-use crate::engine::failure::of_read;
+use crate::engine::consumers;
+use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::{
     self as engine_http, Listed, Query, STORE, Service, after, guarded, ignoring_keys, json,
     last_segment, read_json, segment_from_end, upserted,
@@ -64,6 +65,8 @@ async fn post_one(
     drop(body);
     let store_id = store.store_id;
     let work = move |state: State| async move {
+        let prepared = consumers::prepare(&state, store_id).await;
+        prepared.map_err(Failure::into_error)?;
         let mut transaction = Transaction::begin(&state.pool).await.map_err(of_read)?;
         let connection = transaction.connection();
         let result = rules::upsert(&state, connection, store_id, input).await;

@@ -363,7 +363,7 @@ pub async fn end(
         set status = $3,
             reason = $4,
             detail = $5,
-            contact = coalesce($6, contact),
+            contact = case when $4 = 'recipient_erased' then null else coalesce($6, contact) end,
             once = case when $3 = 'sent' then once end,
             recipient = null,
             input = null,

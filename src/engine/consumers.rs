@@ -72,6 +72,15 @@ pub struct Consumer {
     pub evaluate: for<'c> fn(&'c State, &'c mut PgConnection, i64, &'c [Seen]) -> Evaluating<'c>,
 }
 
+/// Numbers what waits for it, slice by slice, so that [`follow`] has little left to do.
+///
+/// # Errors
+/// What the database made of it.
+pub async fn prepare(state: &State, store_id: i64) -> Result<(), Failure> {
+    while !events::number(state, store_id).await? {}
+    Ok(())
+}
+
 /// Begins to follow a store's events, in the caller's transaction; gives the position behind
 /// everything that was committed before. Whoever follows already goes on where they are.
 ///
