@@ -90,6 +90,9 @@ pub fn connect_lazily(options: PgConnectOptions, max_connections: u32) -> PgPool
         // as pages here: else walking a store of twenty records looks as cheap as finding one.
         ("cpu_tuple_cost", "1"),
         ("cpu_index_tuple_cost", "1"),
+        // Costs that rule plans out, or count rows as pages, would have small statements compiled: 100 ms
+        // for the few tables that have no index to be read by.
+        ("jit", "off"),
         // Planning anew for each batch cost more than the plans that are kept.
         ("plan_cache_mode", "force_generic_plan"),
     ]);

@@ -34,8 +34,10 @@ const SLICE: i64 = 500;
 const AT_ONCE: usize = 2;
 /// How often new events are looked for, at most.
 const EVERY: Duration = Duration::from_millis(200);
-/// Looking takes at most one part in so many of the time.
+/// How many times as long as a look takes there is none.
 const RESTS: u32 = 20;
+/// How long to wait after the database failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Slices of one store before the others have their turn.
 const MOST_SLICES: u32 = 20;
 
@@ -141,11 +143,13 @@ pub async fn least_position(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Res
 pub async fn run(state: State, consumers: Vec<Consumer>, hints: Hints) {
     let consumers: Arc<[Consumer]> = consumers.into();
     loop {
-        let began = Instant::now();
-        if let Err(error) = look(&state, &consumers, &hints).await {
-            tracing::warn!(%error, "events have to wait for their effects: the database can't be asked");
-        }
-        let pause = EVERY.max(began.elapsed() * RESTS / (RESTS + 1));
+        let pause = match look(&state, &consumers, &hints).await {
+            Ok(took) => EVERY.max(took * RESTS),
+            Err(error) => {
+                tracing::warn!(%error, "effects of events have to wait: the database can't be asked");
+                AFTER_FAILURE
+            }
+        };
         tokio::select! {
             () = state.shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
@@ -153,9 +157,11 @@ pub async fn run(state: State, consumers: Vec<Consumer>, hints: Hints) {
     }
 }
 
-/// One look at all stores that are followed.
-async fn look(state: &State, consumers: &Arc<[Consumer]>, hints: &Hints) -> sqlx::Result<()> {
+/// One look at all stores that are followed, and what there is to be done; how long the look took.
+async fn look(state: &State, consumers: &Arc<[Consumer]>, hints: &Hints) -> sqlx::Result<Duration> {
+    let began = Instant::now();
     let mut news = behind(&state.pool).await?;
+    let took = began.elapsed();
     // Each process begins elsewhere, so that they seldom meet.
     if !news.is_empty() {
         let first = rand::random_range(0..news.len());
@@ -176,22 +182,31 @@ async fn look(state: &State, consumers: &Arc<[Consumer]>, hints: &Hints) -> sqlx
             }
         })
         .await;
-    Ok(())
+    Ok(took)
 }
 
 /// The consumers that have events before them, of all stores.
 async fn behind(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(i64, String)>> {
+    // The limits keep the planner from reading all events that nobody has numbered yet.
     let rows = sqlx::query!(
         "select c.store_id, c.consumer
         from event_consumers c
-        where exists (
-                select from events e where e.store_id = c.store_id and e.position is null
-            )
-            or exists (
-                select
+        cross join lateral (
+            (
+                select 1
                 from event_feeds f
                 where f.store_id = c.store_id and f.last_position > c.position
-            )",
+                limit 1
+            )
+            union all
+            (
+                select 1
+                from events e
+                where e.store_id = c.store_id and e.position is null
+                limit 1
+            )
+            limit 1
+        ) news",
     )
     .fetch_all(db)
     .await?;
