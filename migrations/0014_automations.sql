@@ -79,5 +79,8 @@ create index automation_runs_record on automation_runs (record_id, store_id, id)
     where record_id is not null;
 create index automation_runs_contact on automation_runs (contact, store_id, automation_id, created_at)
     where contact is not null;
-create index automation_runs_ended on automation_runs (store_id, created_at)
+-- what sent nothing, and what keeps no later run from anything, goes after a time
+create index automation_runs_ended on automation_runs (store_id, updated_at)
     where status in ('skipped', 'failed');
+create index automation_runs_sent on automation_runs (store_id, updated_at)
+    where status = 'sent' and once is null;

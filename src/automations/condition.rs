@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::shape::{Place, Scalar, Shape};
-use crate::values::{Checked, Count, Currency, Faults, MAX_FAULTS, Money, Node, Timestamp, Value};
+use crate::values::{
+    Checked, Count, Currency, Faults, MAX_FAULTS, Money, Node, Phone, Timestamp, Value,
+};
 
 /// Members of one condition.
 const MOST_MEMBERS: usize = 20;
@@ -103,6 +105,7 @@ fn value(node: &Node<'_>, scalar: &Scalar) -> Checked<Json> {
         Value::Null if scalar.null => Ok(Json::Null),
         Value::Bool(value) if scalar.boolean => Ok(Json::Bool(*value)),
         Value::Number(_) | Value::String(_) if named("Money") => spelled(&Money::read(node)?),
+        Value::String(_) if named("Phone") => spelled(&Phone::read(node, None)?),
         Value::String(_) if named("Timestamp") => spelled(&Timestamp::read(node)?),
         Value::String(_) if named("Currency") => spelled(&Currency::read(node)?),
         Value::Number(_) if scalar.number => spelled(&Count::read(node)?),

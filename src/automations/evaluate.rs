@@ -1,20 +1,23 @@
 //! From events to runs: which automations ask for a change, and may they run?
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::TimeDelta;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::input::Reentry;
-use super::rules::{self, Rule, Trigger};
+use super::rules::{self, Rule};
 use super::runs::{self, NewRun};
 use super::sources;
-use crate::engine::PhoneAt;
+use crate::engine::PersonAt;
 use crate::engine::consumers::Seen;
 use crate::resources::catalog::{self, Entry, Snapshot};
 use crate::state::State;
 use crate::values::{Node, parse};
+
+/// Records looked at together: each may have more than 1 MiB.
+const RECORDS: usize = 20;
 
 /// Lets events of a store set automations off, in the caller's transaction, which lets nobody else
 /// evaluate the store's events meanwhile; gives the runs that were scheduled.
@@ -31,67 +34,62 @@ pub async fn evaluate(
     seen: &[Seen],
 ) -> sqlx::Result<Vec<Uuid>> {
     let rules = rules::of_changes(&mut *connection, store_id).await?;
-    let snapshots = snapshots(connection, store_id, seen, &rules).await?;
     let mut new = Vec::new();
-    for event in seen {
-        let Some(snapshot) = snapshots.get(&event.record_id) else {
+    for entry in catalog::ALL.iter() {
+        let asked: Vec<&Seen> = seen
+            .iter()
+            .filter(|event| event.resource == entry.path)
+            .filter(|event| rules.iter().any(|rule| follows(rule, event)))
+            .collect();
+        for some in asked.chunks(RECORDS) {
+            let judged = judge(state, connection, store_id, (entry, some), &rules).await?;
+            new.extend(judged);
+        }
+    }
+    new.sort_by_key(|(position, _, _)| *position);
+    let new = admit(state, connection, store_id, new).await?;
+    runs::insert(connection, store_id, &new, state.clock.now()).await
+}
+
+/// The runs that some events of one resource ask for, each with its event's position.
+async fn judge<'r>(
+    state: &State,
+    connection: &mut PgConnection,
+    store_id: i64,
+    (entry, events): (&Entry, &[&Seen]),
+    rules: &'r [Rule],
+) -> sqlx::Result<Vec<(i64, &'r Rule, NewRun)>> {
+    let ids: BTreeSet<Uuid> = events.iter().map(|event| event.record_id).collect();
+    let ids: Vec<Uuid> = ids.into_iter().collect();
+    let snapshots = entry.by_ids(connection, store_id, &ids).await?;
+    let mut new = Vec::new();
+    for event in events {
+        let is_of = |snapshot: &&Snapshot| {
+            snapshot.id == event.record_id && snapshot.version == event.version
+        };
+        let Some(snapshot) = snapshots.iter().find(is_of) else {
             continue;
         };
-        if snapshot.version != event.version {
-            continue;
-        }
         // What we have answered ourselves is JSON.
         let Ok(record) = parse(snapshot.body.as_bytes()) else {
             continue;
         };
         for rule in rules.iter().filter(|rule| asks_for(rule, event, &record)) {
-            new.push((rule, run(state, store_id, rule, event, snapshot, &record)));
+            let run = run(state, store_id, rule, event, (entry, snapshot, &record));
+            new.push((event.position, rule, run));
         }
     }
-    let new = admit(state, connection, store_id, new).await?;
-    runs::insert(connection, store_id, &new, state.clock.now()).await
+    Ok(new)
 }
 
-/// The records that events are about and automations ask for, as they are now.
-async fn snapshots(
-    connection: &mut PgConnection,
-    store_id: i64,
-    seen: &[Seen],
-    rules: &[Rule],
-) -> sqlx::Result<HashMap<Uuid, Snapshot>> {
-    let mut wanted: BTreeMap<&'static str, BTreeSet<Uuid>> = BTreeMap::new();
-    for event in seen {
-        let asked = rules.iter().filter_map(|rule| {
-            let resource = rule.trigger.resource()?;
-            (resource == event.resource && rule.from_position < event.position).then_some(resource)
-        });
-        if let Some(resource) = asked.into_iter().next() {
-            wanted.entry(resource).or_default().insert(event.record_id);
-        }
-    }
-    let mut snapshots = HashMap::new();
-    for (resource, ids) in wanted {
-        let Some(entry) = catalog::entry(resource) else {
-            continue;
-        };
-        let ids: Vec<Uuid> = ids.into_iter().collect();
-        for snapshot in entry.by_ids(connection, store_id, &ids).await? {
-            snapshots.insert(snapshot.id, snapshot);
-        }
-    }
-    Ok(snapshots)
+/// Whether an automation looks at a change at all.
+fn follows(rule: &Rule, event: &Seen) -> bool {
+    rule.trigger.resource() == Some(event.resource.as_str()) && rule.from_position < event.position
 }
 
 /// Whether an automation asks for a change that left the record like this.
 fn asks_for(rule: &Rule, event: &Seen, record: &Node<'_>) -> bool {
-    let Trigger::Change {
-        resource,
-        condition,
-    } = &rule.trigger
-    else {
-        return false;
-    };
-    *resource == event.resource && rule.from_position < event.position && condition.matches(record)
+    follows(rule, event) && rule.trigger.is_met(event.resource.as_str(), record)
 }
 
 /// The run that a change asks for.
@@ -100,26 +98,19 @@ fn run(
     store_id: i64,
     rule: &Rule,
     event: &Seen,
-    snapshot: &Snapshot,
-    record: &Node<'_>,
+    (entry, snapshot, record): (&Entry, &Snapshot, &Node<'_>),
 ) -> NewRun {
     let occasion = event.id.as_bytes().to_vec();
-    let entry = catalog::entry(&event.resource);
-    let phone = entry.and_then(|entry| own_phone(entry, record));
+    let phone = match entry.person {
+        PersonAt::Here { phone, .. } => sources::text_at(record, phone),
+        PersonAt::Elsewhere { .. } => None,
+    };
     NewRun {
         once: (rule.reentry == Reentry::OncePerRecord).then(|| event.record_id.as_bytes().to_vec()),
-        record: entry.map(|entry| (entry.path, event.record_id)),
+        record: Some((entry.path, event.record_id)),
         external_id: snapshot.event_external_id.clone(),
         contact: phone.map(|phone| runs::contact(store_id, phone)),
         ..NewRun::of(state, rule, occasion, event.created_at)
-    }
-}
-
-/// The number of the person whom a record is about, if it stands in the record itself.
-pub fn own_phone<'n>(entry: &Entry, record: &'n Node<'_>) -> Option<&'n str> {
-    match entry.phone {
-        PhoneAt::Pointer(pointer) => sources::text_at(record, pointer),
-        PhoneAt::Other { .. } => None,
     }
 }
 
@@ -128,11 +119,11 @@ async fn admit(
     state: &State,
     connection: &mut PgConnection,
     store_id: i64,
-    new: Vec<(&Rule, NewRun)>,
+    new: Vec<(i64, &Rule, NewRun)>,
 ) -> sqlx::Result<Vec<NewRun>> {
     let mut taken = taken(state, connection, store_id, &new).await?;
     let mut admitted = Vec::with_capacity(new.len());
-    for (rule, mut run) in new {
+    for (_, rule, mut run) in new {
         let what = subject(rule, &run);
         if rule.paused {
             run.skipped = Some("automation_paused");
@@ -140,7 +131,7 @@ async fn admit(
             run.skipped = Some("reentry");
         }
         if run.skipped.is_some() {
-            run.once = None;
+            (run.once, run.contact) = (None, None);
         }
         admitted.push(run);
     }
@@ -161,10 +152,10 @@ async fn taken(
     state: &State,
     connection: &mut PgConnection,
     store_id: i64,
-    new: &[(&Rule, NewRun)],
+    new: &[(i64, &Rule, NewRun)],
 ) -> sqlx::Result<HashSet<(Uuid, Vec<u8>)>> {
     let mut by_rule: BTreeMap<Uuid, (&Rule, Vec<Vec<u8>>)> = BTreeMap::new();
-    for (rule, run) in new {
+    for (_, rule, run) in new {
         let (_, subjects) = by_rule.entry(rule.id).or_insert((rule, Vec::new()));
         subjects.extend(subject(rule, run));
     }

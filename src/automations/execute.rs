@@ -4,28 +4,32 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::evaluate::{known, own_phone};
+use super::about;
+use super::evaluate::known;
 use super::input::Reentry;
-use super::rules::{self, Rule, Trigger};
+use super::rules::{self, Trigger};
 use super::runs::{self, Due, Ended};
-use crate::engine::PhoneAt;
 use crate::engine::failure::Failure;
 use crate::engine::transaction::Transaction;
 use crate::error::Error;
+use crate::messaging::contacts::{self, Known};
 use crate::messaging::input::{Wanted, What};
 use crate::messaging::send::{self, Refusal};
 use crate::outbox::{self, Handler, Hints, Leased, Settlement, Work};
-use crate::resources::catalog::{self, Entry};
+use crate::resources::customers;
 use crate::state::State;
-use crate::values::{Node, Phone, Value, parse};
+use crate::values::{Phone, parse};
 
 /// How long the record that names the recipient is waited for.
 const MOST_WAIT: TimeDelta = TimeDelta::hours(24);
-/// How often it is looked for.
+/// How soon it is looked for again; later after as long as it has been waited for, at most:
 const LOOK_AGAIN: TimeDelta = TimeDelta::minutes(1);
-/// When a run is tried again after the database failed.
+const MOST_PAUSE: TimeDelta = TimeDelta::hours(1);
+/// When a run is tried again after the database failed; later the older it is, at most:
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(1);
+const MOST_AFTER_FAILURE: TimeDelta = TimeDelta::minutes(10);
 
 /// Executes runs.
 #[must_use]
@@ -41,7 +45,9 @@ async fn execute(state: &State, hints: &Hints, work: Work) {
     for row in &rows {
         if let Err(failure) = execute_one(state, hints, store_id, row).await {
             tracing::warn!(store_id, run_id = %row.id, %failure, "a run has to wait");
-            let due_at = state.clock.now() + AFTER_FAILURE;
+            let now = state.clock.now();
+            let late = now - row.due_at;
+            let due_at = now + late.clamp(AFTER_FAILURE, MOST_AFTER_FAILURE);
             let (pool, lease) = (&state.pool, row.lease_id);
             let back = outbox::put_back(pool, store_id, lease, &[(row.id, due_at)], None).await;
             if let Err(error) = back {
@@ -55,8 +61,8 @@ async fn execute(state: &State, hints: &Hints, work: Work) {
 enum Verdict {
     /// It ends like this.
     Ends(Ended),
-    /// Whom it is about is not known yet.
-    Waits,
+    /// It has to wait, for so long.
+    Waits(TimeDelta),
 }
 
 async fn execute_one(
@@ -74,38 +80,60 @@ async fn execute_one(
 }
 
 /// Ends a run, if that can be done now; gives the message that was accepted.
+///
+/// The customer is held first, before the run, as whoever erases them does: so a person is not erased
+/// between our look at them and their message.
 async fn end_one(
     state: &State,
     connection: &mut PgConnection,
     store_id: i64,
     row: &Leased,
-) -> sqlx::Result<Option<uuid::Uuid>> {
+) -> sqlx::Result<Option<Uuid>> {
     let now = state.clock.now();
+    let record = runs::record(&mut *connection, store_id, row.id).await?;
+    let held = match &record {
+        Some((resource, id)) => customer_of(connection, store_id, resource, *id).await?,
+        None => None,
+    };
+    if let Some(customer_id) = held {
+        customers::hold(connection, store_id, customer_id).await?;
+    }
     // Ended already by somebody whose lease ran out: only its place in the outbox is left.
     let Some(run) = runs::lock(&mut *connection, store_id, row.id).await? else {
         outbox::remove(connection, store_id, &[row.id]).await?;
         return Ok(None);
     };
-    let settlement = match judge(state, connection, store_id, &run).await? {
-        Verdict::Waits => Settlement::Again {
-            due_at: now + LOOK_AGAIN,
-            code: Some("recipient_unknown".to_owned()),
-        },
+    let verdict = judge(state, connection, store_id, &run, held).await?;
+    let (settlement, message_id) = match verdict {
+        Verdict::Waits(wait) => {
+            let again = Settlement::Again {
+                due_at: now + wait,
+                code: Some("recipient_unknown".to_owned()),
+            };
+            (again, None)
+        }
         Verdict::Ends(ended) => {
             runs::end(connection, store_id, row.id, &ended, now).await?;
-            outbox::settle(
-                connection,
-                store_id,
-                row.lease_id,
-                &[(row.id, Settlement::Done)],
-            )
-            .await?;
             let is_sent = matches!(ended, Ended::Sent { .. });
-            return Ok(is_sent.then_some(run.message_id));
+            (Settlement::Done, is_sent.then_some(run.message_id))
         }
     };
     outbox::settle(connection, store_id, row.lease_id, &[(row.id, settlement)]).await?;
-    Ok(None)
+    Ok(message_id)
+}
+
+async fn customer_of(
+    connection: &mut PgConnection,
+    store_id: i64,
+    resource: &str,
+    id: Uuid,
+) -> sqlx::Result<Option<Uuid>> {
+    Ok(
+        match about::look(connection, store_id, resource, id).await? {
+            Some(about) => about.person.and_then(|person| person.customer_id),
+            None => None,
+        },
+    )
 }
 
 /// Looks again at everything that a run depends on, and accepts its message if it still may be.
@@ -114,8 +142,10 @@ async fn judge(
     connection: &mut PgConnection,
     store_id: i64,
     run: &Due,
+    held: Option<Uuid>,
 ) -> sqlx::Result<Verdict> {
-    let skipped = |reason| Ok(Verdict::Ends(Ended::Skipped(reason)));
+    let ends = |ended| Ok(Verdict::Ends(ended));
+    let skipped = |reason| ends(Ended::Skipped(reason));
     let Some(rule) = rules::by_id(&mut *connection, store_id, run.automation_id).await? else {
         return skipped("automation_deleted");
     };
@@ -123,58 +153,45 @@ async fn judge(
         return skipped("automation_paused");
     }
     let (phone, values) = match (&run.call, &run.record) {
-        (Some(call), _) => (call.phone.clone(), Ok(call.variables.clone())),
+        (Some(call), _) if matches!(rule.trigger, Trigger::Webhook(_)) => {
+            (call.phone.clone(), Ok(call.variables.clone()))
+        }
+        // It was set off by a trigger that the automation has no more.
+        (Some(_), _) => return skipped("condition_no_longer_true"),
+        (None, None) => return skipped("recipient_erased"),
         (None, Some((resource, id))) => {
-            let entry = catalog::entry(resource);
-            let Some(entry) = entry else {
-                return skipped("condition_no_longer_true");
-            };
-            let found = entry.by_ids(connection, store_id, &[*id]).await?;
-            let Some(snapshot) = found.into_iter().next() else {
+            let Some(about) = about::look(connection, store_id, resource, *id).await? else {
                 return skipped("recipient_erased");
             };
-            let (phone, values) = {
-                let Ok(record) = parse(snapshot.body.as_bytes()) else {
-                    return skipped("condition_no_longer_true");
-                };
-                if !still_matches(&rule, &record) {
-                    return skipped("condition_no_longer_true");
+            let values = match parse(about.body.as_bytes()) {
+                Ok(record) if rule.trigger.is_met(resource, &record) => {
+                    rule.variables.values(&record)
                 }
-                let whom = match entry.phone {
-                    PhoneAt::Pointer(_) => Whom::of(own_phone(entry, &record)),
-                    PhoneAt::Other { resource, member } => Whom::Elsewhere {
-                        resource,
-                        segment: text(&record, member),
-                    },
-                };
-                (whom, rule.variables.values(&record))
+                _ => return skipped("condition_no_longer_true"),
             };
-            let phone = match phone {
-                Whom::Known(phone) => phone,
-                Whom::Erased => return skipped("recipient_erased"),
-                Whom::Elsewhere { resource, segment } => {
-                    match elsewhere(connection, store_id, resource, &segment).await? {
-                        Some(Whom::Known(phone)) => phone,
-                        Some(_) => return skipped("recipient_erased"),
-                        None if state.clock.now() - run.created_at < MOST_WAIT => {
-                            return Ok(Verdict::Waits);
-                        }
-                        None => {
-                            return Ok(Verdict::Ends(Ended::Failed {
-                                reason: "recipient_unknown".to_owned(),
-                                detail: None,
-                            }));
-                        }
-                    }
+            let age = state.clock.now() - run.created_at;
+            let Some(person) = about.person else {
+                if age < MOST_WAIT {
+                    return Ok(Verdict::Waits(age.clamp(LOOK_AGAIN, MOST_PAUSE)));
                 }
+                return ends(Ended::failed("recipient_unknown", None));
+            };
+            // Somebody else than a moment ago, whom nobody holds.
+            if person.customer_id != held {
+                return Ok(Verdict::Waits(TimeDelta::zero()));
+            }
+            let Some(phone) = person.phone else {
+                return skipped("recipient_erased");
             };
             (phone, values)
         }
-        (None, None) => return skipped("recipient_erased"),
     };
     let contact = runs::contact(store_id, &phone);
     // Whom it is about was not known when the earlier runs were looked at.
     if !run.has_contact && matches!(rule.reentry, Reentry::Cooldown(_)) {
+        let (id, now) = (state.clock.new_id(), state.clock.now());
+        // The lock of the contact: one after the other.
+        contacts::upsert(connection, store_id, &phone, &Known::default(), id, now).await?;
         let earlier = known(state, connection, store_id, &rule, &[&contact]).await?;
         if !earlier.is_empty() {
             return skipped("reentry");
@@ -182,12 +199,7 @@ async fn judge(
     }
     let values = match values {
         Ok(values) => values,
-        Err(missing) => {
-            return Ok(Verdict::Ends(Ended::Failed {
-                reason: missing.code.to_owned(),
-                detail: Some(missing.name),
-            }));
-        }
+        Err(missing) => return ends(Ended::failed(missing.code, Some(missing.name))),
     };
     let wanted = Wanted {
         to: Phone::from_stored(phone),
@@ -198,8 +210,7 @@ async fn judge(
             email: None,
         },
     };
-    let ended = accept(state, connection, store_id, run, &wanted, contact).await?;
-    Ok(Verdict::Ends(ended))
+    ends(accept(state, connection, store_id, run, &wanted, contact).await?)
 }
 
 /// Accepts the message of a run.
@@ -211,81 +222,15 @@ async fn accept(
     wanted: &Wanted,
     contact: Vec<u8>,
 ) -> sqlx::Result<Ended> {
-    let failed = |reason: &str, detail| Ended::Failed {
-        reason: reason.to_owned(),
-        detail,
-    };
     let queued = send::queue(state, connection, store_id, wanted, run.message_id).await;
     Ok(match queued {
         Ok(Ok(_)) => Ended::Sent { contact },
         Ok(Err(Error::ContactOptedOut)) => Ended::Skipped("contact_opted_out"),
-        Ok(Err(error)) => failed(error.code(), None),
         Err(Refusal::Caller(Error::Invalid(faults))) => {
             let names: Vec<&str> = faults.as_map().keys().map(String::as_str).collect();
-            failed("variables_invalid", Some(names.join(", ")))
+            Ended::failed("variables_invalid", Some(names.join(", ")))
         }
-        Err(Refusal::Caller(error)) => failed(error.code(), None),
+        Ok(Err(error)) | Err(Refusal::Caller(error)) => Ended::failed(error.code(), None),
         Err(Refusal::Database(error)) => return Err(error),
     })
-}
-
-/// The person whom a record is about.
-enum Whom {
-    /// Their number.
-    Known(String),
-    /// Nobody any more.
-    Erased,
-    /// Who stands in another record.
-    Elsewhere {
-        /// Its resource.
-        resource: &'static str,
-        /// What names it.
-        segment: String,
-    },
-}
-
-impl Whom {
-    fn of(phone: Option<&str>) -> Self {
-        phone.map_or(Self::Erased, |phone| Self::Known(phone.to_owned()))
-    }
-}
-
-fn still_matches(rule: &Rule, record: &Node<'_>) -> bool {
-    match &rule.trigger {
-        Trigger::Change { condition, .. } => condition.matches(record),
-        Trigger::Webhook(_) => false,
-    }
-}
-
-fn text(record: &Node<'_>, member: &str) -> String {
-    match record.member(member).map(|node| &node.value) {
-        Some(Value::String(text)) => text.clone().into_owned(),
-        _ => String::new(),
-    }
-}
-
-/// Whom another record is about; none: it has not arrived.
-async fn elsewhere(
-    connection: &mut PgConnection,
-    store_id: i64,
-    resource: &str,
-    segment: &str,
-) -> sqlx::Result<Option<Whom>> {
-    let Some(entry) = catalog::entry(resource) else {
-        return Ok(None);
-    };
-    let Some(id) = entry.find(connection, store_id, segment).await? else {
-        return Ok(None);
-    };
-    let found = entry.by_ids(connection, store_id, &[id]).await?;
-    Ok(found
-        .first()
-        .map(|snapshot| phone_in(entry, &snapshot.body)))
-}
-
-fn phone_in(entry: &Entry, body: &str) -> Whom {
-    match parse(body.as_bytes()) {
-        Ok(record) => Whom::of(own_phone(entry, &record)),
-        Err(_) => Whom::Erased,
-    }
 }

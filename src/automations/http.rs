@@ -6,10 +6,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::StatusCode;
+use uuid::Uuid;
 
 use super::input::AutomationInput;
 use super::rules::{self, PATH, Rule};
-use super::runs::{self, Of, Run};
+use super::runs::{self, Of};
 use super::webhook::{self, CallInput};
 use crate::auth::StoreAccess;
 use crate::engine::consumers;
@@ -230,14 +231,14 @@ async fn page(
     let after = after(&query, &list)?;
     let work = move |state: State| async move {
         let mut connection = state.pool.acquire().await.map_err(of_read)?;
-        let (status, limit) = (status.as_deref(), i64::from(limit) + 1);
+        let (status, limit) = (status.as_deref(), i64::from(limit));
         let found = runs::page(&mut connection, store_id, of, status, after, limit).await;
         found.map_err(of_read)
     };
     let found = service.run(work).await?;
     json(
         StatusCode::OK,
-        &Listed::of(found, limit, &list, |run: &Run| run.run_id),
+        &Listed::until(found.runs, found.next_after, &list),
     )
 }
 
@@ -250,7 +251,7 @@ async fn call(
 ) -> Result<Response, Error> {
     let caller = engine_http::caller(&service, request.headers()).await?;
     let segment = last_segment(request.uri().path())?;
-    let webhook_id = segment.parse().map_err(|_| Error::NotFound)?;
+    let webhook_id: Uuid = segment.parse().map_err(|_| Error::NotFound)?;
     let work = move |state: State| async move {
         let found = rules::of_webhook(&state.pool, webhook_id).await;
         found.map_err(of_read)?.ok_or(Error::NotFound)
@@ -268,10 +269,11 @@ async fn call(
         let input = CallInput::read(&parse(&body)?, store.default_country);
         let input = input.map_err(Error::Invalid)?;
         drop(body);
+        let called = (webhook_id, automation_id);
         let work = move |state: State| async move {
             let mut transaction = Transaction::begin(&state.pool).await.map_err(of_read)?;
             let connection = transaction.connection();
-            let result = webhook::call(&state, connection, store_id, automation_id, input).await;
+            let result = webhook::call(&state, connection, store_id, called, input).await;
             transaction.conclude(result).await
         };
         let (called, new) = service.run(work).await?;

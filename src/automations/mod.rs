@@ -11,6 +11,7 @@
 //! its message are another, and each has a unique key: a change has at most one run of an automation,
 //! a run at most one message, whoever is killed in between.
 
+mod about;
 pub mod condition;
 pub mod erase;
 mod evaluate;

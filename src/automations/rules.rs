@@ -20,7 +20,7 @@ use crate::messaging::{channels, templates, variables};
 use crate::resources::catalog;
 use crate::state::State;
 use crate::tenancy;
-use crate::values::Faults;
+use crate::values::{Faults, Node};
 
 /// The path of automations.
 pub const PATH: &str = "automations";
@@ -77,6 +77,18 @@ impl Trigger {
         match self {
             Self::Change { resource, .. } => Some(resource),
             Self::Webhook(_) => None,
+        }
+    }
+
+    /// Whether it is set off by a record of this resource that is like this.
+    #[must_use]
+    pub fn is_met(&self, by: &str, record: &Node<'_>) -> bool {
+        match self {
+            Self::Change {
+                resource,
+                condition,
+            } => *resource == by && condition.matches(record),
+            Self::Webhook(_) => false,
         }
     }
 

@@ -8,6 +8,7 @@ use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::input::MOST_COOLDOWN_S;
 use super::rules::Rule;
 use super::{KIND, count};
 use crate::outbox;
@@ -19,6 +20,8 @@ type Values = Vec<(String, String)>;
 
 /// Runs deleted at a time.
 const SLICE: i64 = 1_000;
+/// Runs looked at for one page of those in one state.
+const MOST_SCANNED: i64 = 10_000;
 
 /// A run that is made now.
 #[derive(Clone, Debug)]
@@ -200,7 +203,8 @@ pub async fn insert(
     Ok(ids)
 }
 
-/// Which of these an automation has a run about that is scheduled or has sent.
+/// Which of these an automation has a run about that is scheduled or has sent. Waits for those that are
+/// being executed, which may end without having sent anything.
 ///
 /// # Errors
 /// When the database fails.
@@ -213,7 +217,9 @@ pub async fn known_once(
     sqlx::query_scalar!(
         r#"select once as "once!"
         from automation_runs
-        where store_id = $1 and automation_id = $2 and once = any($3)"#,
+        where store_id = $1 and automation_id = $2 and once = any($3)
+        order by id
+        for key share"#,
         store_id,
         automation_id,
         once as &[&[u8]],
@@ -272,6 +278,24 @@ pub async fn of_occasion(
     .fetch_optional(db)
     .await?;
     Ok(found.map(|run| (run.id, run.status, run.reason)))
+}
+
+/// The record that a run is about: its resource and id.
+///
+/// # Errors
+/// When the database fails.
+pub async fn record(
+    db: impl PgExecutor<'_>,
+    store_id: i64,
+    id: Uuid,
+) -> sqlx::Result<Option<(String, Uuid)>> {
+    let found = sqlx::query!(
+        "select resource, record_id from automation_runs where store_id = $1 and id = $2",
+        store_id,
+        id,
+    );
+    let found = found.fetch_optional(db).await?;
+    Ok(found.and_then(|run| run.resource.zip(run.record_id)))
 }
 
 /// A run that is due.
@@ -337,6 +361,17 @@ pub enum Ended {
         /// Which variable, for example; never what it says.
         detail: Option<String>,
     },
+}
+
+impl Ended {
+    /// It could not be sent.
+    #[must_use]
+    pub fn failed(reason: &str, detail: Option<String>) -> Self {
+        Self::Failed {
+            reason: reason.to_owned(),
+            detail,
+        }
+    }
 }
 
 /// Writes down what became of a run.
@@ -426,7 +461,16 @@ pub enum Of {
     Record(Uuid),
 }
 
-/// Runs of a store after one of them, in order.
+/// A page of runs, and the run behind which the next one begins.
+pub struct Page {
+    /// In order.
+    pub runs: Vec<Run>,
+    /// None at the end. There may be more behind a page that is not full: only so many runs are looked
+    /// at for those in one state.
+    pub next_after: Option<Uuid>,
+}
+
+/// Runs of a store after one of them, in order, at most `limit`.
 ///
 /// # Errors
 /// When the database fails.
@@ -437,7 +481,7 @@ pub async fn page(
     status: Option<&str>,
     after: Uuid,
     limit: i64,
-) -> sqlx::Result<Vec<Run>> {
+) -> sqlx::Result<Page> {
     // Two statements, each with its index.
     let mut runs = match of {
         Of::Automation(id) => {
@@ -448,21 +492,26 @@ pub async fn page(
                     external_id, status, reason, detail,
                     case when status = 'sent' then message_id end as message_id, due_at, created_at,
                     updated_at
-                from automation_runs
-                where store_id = $1
-                    and automation_id = $2
-                    and id > $3
-                    and ($5::text is null or status = $5)
+                from (
+                    select *
+                    from automation_runs
+                    where store_id = $1 and automation_id = $2 and id > $3
+                    order by id
+                    limit $6
+                ) looked_at
+                where $5::text is null or status = $5
                 order by id
                 limit $4"#,
                 store_id,
                 id,
                 after,
-                limit,
+                limit + 1,
                 status,
+                MOST_SCANNED,
             );
             found.fetch_all(&mut *connection).await?
         }
+        // A record has not many.
         Of::Record(id) => {
             let found = sqlx::query_as!(
                 Run,
@@ -481,14 +530,47 @@ pub async fn page(
                 store_id,
                 id,
                 after,
-                limit,
+                limit + 1,
                 status,
             );
             found.fetch_all(&mut *connection).await?
         }
     };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let next_after = if runs.len() > limit {
+        runs.truncate(limit);
+        runs.last().map(|run| run.run_id)
+    } else {
+        last_looked_at(connection, store_id, of, after).await?
+    };
     name_people(connection, store_id, &mut runs).await?;
-    Ok(runs)
+    Ok(Page { runs, next_after })
+}
+
+/// The last run that was looked at for a page, if there may be more behind it.
+async fn last_looked_at(
+    connection: &mut PgConnection,
+    store_id: i64,
+    of: Of,
+    after: Uuid,
+) -> sqlx::Result<Option<Uuid>> {
+    let Of::Automation(id) = of else {
+        return Ok(None);
+    };
+    sqlx::query_scalar!(
+        "select id
+        from automation_runs
+        where store_id = $1 and automation_id = $2 and id > $3
+        order by id
+        offset $4
+        limit 1",
+        store_id,
+        id,
+        after,
+        MOST_SCANNED - 1,
+    )
+    .fetch_optional(connection)
+    .await
 }
 
 /// The present external ids of people, which runs don't keep.
@@ -517,13 +599,15 @@ async fn name_people(
     Ok(())
 }
 
-/// Deletes runs that sent nothing and are older than events are kept; tells how many.
+/// Deletes runs that sent nothing and ended longer ago than events are kept, and those that sent
+/// something and can't keep a later one from anything any more; tells how many.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn purge(state: &State, store_id: i64) -> sqlx::Result<u64> {
+    let now = state.clock.now();
     let kept = TimeDelta::days(i64::from(state.config.event_retention_days));
-    let before = state.clock.now() - kept;
+    let most_cooldown = TimeDelta::seconds(MOST_COOLDOWN_S);
     let mut deleted = 0;
     loop {
         let slice = sqlx::query!(
@@ -534,18 +618,33 @@ pub async fn purge(state: &State, store_id: i64) -> sqlx::Result<u64> {
                     from automation_runs
                     where store_id = $1
                         and status in ('skipped', 'failed')
-                        and created_at < $2
+                        and updated_at < $2
                     limit $3
                 ))",
             store_id,
-            before,
+            now - kept,
             SLICE,
-        )
-        .execute(&state.pool)
-        .await?
-        .rows_affected();
-        deleted += slice;
-        if slice < SLICE.unsigned_abs() {
+        );
+        let ended = slice.execute(&state.pool).await?.rows_affected();
+        let slice = sqlx::query!(
+            "delete from automation_runs
+            where store_id = $1
+                and id = any(array(
+                    select id
+                    from automation_runs
+                    where store_id = $1
+                        and status = 'sent'
+                        and once is null
+                        and updated_at < $2
+                    limit $3
+                ))",
+            store_id,
+            now - kept.max(most_cooldown),
+            SLICE,
+        );
+        let sent = slice.execute(&state.pool).await?.rows_affected();
+        deleted += ended + sent;
+        if ended.max(sent) < SLICE.unsigned_abs() {
             return Ok(deleted);
         }
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::evaluate::known;
 use super::input::Reentry;
-use super::rules::{self, Rule};
+use super::rules::{self, Rule, Trigger};
 use super::runs::{self, Call, NewRun};
 use crate::error::Error;
 use crate::messaging::{channels, input, templates};
@@ -81,10 +81,12 @@ pub async fn call(
     state: &State,
     connection: &mut PgConnection,
     store_id: i64,
-    automation_id: Uuid,
+    (webhook_id, automation_id): (Uuid, Uuid),
     input: CallInput,
 ) -> sqlx::Result<Result<(Called, Option<Uuid>), Error>> {
-    let Some(rule) = rules::lock(&mut *connection, store_id, automation_id).await? else {
+    // It may have got another trigger since it was looked up.
+    let found = rules::lock(&mut *connection, store_id, automation_id).await?;
+    let Some(rule) = found.filter(|rule| rule.trigger == Trigger::Webhook(webhook_id)) else {
         return Ok(Err(Error::NotFound));
     };
     if rule.paused {
@@ -92,10 +94,6 @@ pub async fn call(
     }
     let phone = input.phone_number.as_str().to_owned();
     let external_id = input.external_id.as_ref().map(|id| id.as_str().to_owned());
-    let values = match values(connection, store_id, &rule, &input).await? {
-        Ok(values) => values,
-        Err(faults) => return Ok(Err(Error::Invalid(faults))),
-    };
     let occasion = match &external_id {
         Some(id) => runs::occasion(store_id, id),
         None => state.clock.new_id().as_bytes().to_vec(),
@@ -105,6 +103,10 @@ pub async fn call(
         let reentry = reason.filter(|reason| status == "skipped" && reason == "reentry");
         return Ok(Ok((Called::of(run_id, reentry), None)));
     }
+    let values = match values(connection, store_id, &rule, &input).await? {
+        Ok(values) => values,
+        Err(faults) => return Ok(Err(Error::Invalid(faults))),
+    };
     let contact = runs::contact(store_id, &phone);
     let is_again = !known(state, connection, store_id, &rule, &[&contact])
         .await?

@@ -62,7 +62,8 @@ pub async fn automation(command: AutomationCommand, config: &Config, output: &Ou
             let mut connection = state.pool.acquire().await?;
             let (of, after) = (Of::Automation(rule.id), after.unwrap_or_default());
             let status = status.as_deref();
-            let data = runs::page(&mut connection, store, of, status, after, limit).await?;
+            let page = runs::page(&mut connection, store, of, status, after, limit).await?;
+            let data = page.runs;
             let lines: Vec<String> = data.iter().map(run_line).collect();
             Ok(output.result(&List { data }, &lines)?)
         }

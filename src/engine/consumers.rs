@@ -13,13 +13,14 @@
 //! between has done nothing, and the next one begins at the same event. A store that nobody follows
 //! has no row, and its events are not looked at.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt as _, stream};
 use sqlx::{PgConnection, PgExecutor};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::events;
@@ -39,7 +40,7 @@ const RESTS: u32 = 20;
 /// How long to wait after the database failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Slices of one store before the others have their turn.
-const MOST_SLICES: u32 = 20;
+const MOST_SLICES: u32 = 4;
 
 /// An event as consumers see it.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ pub struct Seen {
 pub type Evaluating<'c> = Pin<Box<dyn Future<Output = sqlx::Result<Vec<Uuid>>> + Send + 'c>>;
 
 /// Who follows events.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub struct Consumer {
     /// Names it in `event_consumers`.
     pub name: &'static str,
@@ -141,48 +142,121 @@ pub async fn least_position(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Res
 
 /// Follows events until shutdown.
 pub async fn run(state: State, consumers: Vec<Consumer>, hints: Hints) {
-    let consumers: Arc<[Consumer]> = consumers.into();
+    let mut follower = Follower {
+        state,
+        consumers,
+        hints,
+        waiting: VecDeque::new(),
+        busy: HashSet::new(),
+        under_way: JoinSet::new(),
+        trouble: HashMap::new(),
+    };
+    let mut next_look = Instant::now();
+    let shutdown = follower.state.shutdown.clone();
     loop {
-        let pause = match look(&state, &consumers, &hints).await {
-            Ok(took) => EVERY.max(took * RESTS),
-            Err(error) => {
-                tracing::warn!(%error, "effects of events have to wait: the database can't be asked");
-                AFTER_FAILURE
-            }
-        };
+        follower.start();
         tokio::select! {
-            () = state.shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => break,
+            Some(ended) = follower.under_way.join_next() => follower.note(ended),
+            () = tokio::time::sleep_until(next_look), if follower.waiting.is_empty() => {
+                next_look = Instant::now() + follower.look().await;
+            }
         }
     }
+    // What is under way sees the shutdown between two slices.
+    while follower.under_way.join_next().await.is_some() {}
 }
 
-/// One look at all stores that are followed, and what there is to be done; how long the look took.
-async fn look(state: &State, consumers: &Arc<[Consumer]>, hints: &Hints) -> sqlx::Result<Duration> {
-    let began = Instant::now();
-    let mut news = behind(&state.pool).await?;
-    let took = began.elapsed();
-    // Each process begins elsewhere, so that they seldom meet.
-    if !news.is_empty() {
-        let first = rand::random_range(0..news.len());
-        news.rotate_left(first);
-    }
-    let work = news.into_iter().filter_map(|(store_id, name)| {
-        let consumer = consumers.iter().find(|known| known.name == name)?;
-        Some((store_id, consumer.clone()))
-    });
-    stream::iter(work)
-        .for_each_concurrent(AT_ONCE, async |(store_id, consumer)| {
-            let work = catch_up(state.clone(), store_id, consumer.clone(), hints.clone());
-            // A task of its own: shutdown waits for its end.
-            let result = state.tasks.spawn(work).await;
-            if let Ok(Err(failure)) = result {
-                let consumer = consumer.name;
-                tracing::warn!(store_id, consumer, %failure, "events have to wait for their effects");
+/// A consumer of a store's events.
+type Place = (i64, &'static str);
+
+/// What a process does for all of them.
+struct Follower {
+    state: State,
+    consumers: Vec<Consumer>,
+    hints: Hints,
+    /// Those that had events before them at the last look.
+    waiting: VecDeque<Place>,
+    busy: HashSet<Place>,
+    under_way: JoinSet<(Place, Result<(), Failure>)>,
+    /// Those whose events could not have their effects.
+    trouble: HashMap<Place, Trouble>,
+}
+
+/// How often a consumer failed in a row, and when it is tried again.
+#[derive(Clone, Copy)]
+struct Trouble {
+    failures: u32,
+    until: Instant,
+}
+
+impl Follower {
+    /// Looks at all stores that are followed; gives the time to the next look.
+    async fn look(&mut self) -> Duration {
+        let began = Instant::now();
+        let mut news = match behind(&self.state.pool).await {
+            Ok(news) => news,
+            Err(error) => {
+                tracing::warn!(%error, "effects of events have to wait: the database can't be asked");
+                return AFTER_FAILURE;
             }
-        })
-        .await;
-    Ok(took)
+        };
+        let took = began.elapsed();
+        // Each process begins elsewhere, so that they seldom meet.
+        if !news.is_empty() {
+            let first = rand::random_range(0..news.len());
+            news.rotate_left(first);
+        }
+        let places = news.into_iter().filter_map(|(store_id, name)| {
+            let consumer = self.consumers.iter().find(|known| known.name == name)?;
+            Some((store_id, consumer.name))
+        });
+        self.waiting = places.collect();
+        EVERY.max(took * RESTS)
+    }
+
+    /// Lets events have their effects where they wait, as far as there is room.
+    fn start(&mut self) {
+        while self.busy.len() < AT_ONCE
+            && let Some(place) = self.waiting.pop_front()
+        {
+            let trouble = self.trouble.get(&place).copied();
+            let waits = trouble.is_some_and(|trouble| Instant::now() < trouble.until);
+            let consumer = self.consumers.iter().find(|known| known.name == place.1);
+            let Some(consumer) = consumer.filter(|_| !waits && !self.busy.contains(&place)) else {
+                continue;
+            };
+            self.busy.insert(place);
+            let failures = trouble.map_or(0, |trouble| trouble.failures);
+            let (state, hints) = (self.state.clone(), self.hints.clone());
+            let work = catch_up(state, place.0, *consumer, failures, hints);
+            // A task of its own, that shutdown waits for.
+            let task = self.state.tasks.spawn(work);
+            self.under_way.spawn(async move {
+                // A panic is a fault of ours, and no reason to follow nobody any more.
+                let lost = || Err(Failure::Fault(sqlx::Error::WorkerCrashed));
+                (place, task.await.unwrap_or_else(|_| lost()))
+            });
+        }
+    }
+
+    fn note(&mut self, ended: Result<(Place, Result<(), Failure>), tokio::task::JoinError>) {
+        let Ok((place, result)) = ended else { return };
+        self.busy.remove(&place);
+        let Err(failure) = result else {
+            self.trouble.remove(&place);
+            return;
+        };
+        let trouble = self.trouble.entry(place).or_insert(Trouble {
+            failures: 0,
+            until: Instant::now(),
+        });
+        trouble.failures = trouble.failures.saturating_add(1);
+        let wait = AFTER_FAILURE * 2_u32.saturating_pow(trouble.failures.min(6) - 1);
+        trouble.until = Instant::now() + wait;
+        let ((store_id, consumer), failures) = (place, trouble.failures);
+        tracing::warn!(store_id, consumer, failures, %failure, "events have to wait for their effects");
+    }
 }
 
 /// The consumers that have events before them, of all stores.
@@ -216,13 +290,16 @@ async fn behind(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<(i64, String)>> {
         .collect())
 }
 
-/// Lets a store's events have their effects, slice by slice.
+/// Lets a store's events have their effects, slice by slice; after failures in smaller ones, so that
+/// what was too much at once gets done, and what can't be done holds up as little as possible.
 async fn catch_up(
     state: State,
     store_id: i64,
     consumer: Consumer,
+    failures: u32,
     hints: Hints,
 ) -> Result<(), Failure> {
+    let most = (SLICE >> failures.min(9)).max(1);
     for _ in 0..MOST_SLICES {
         if state.shutdown.is_cancelled() {
             return Ok(());
@@ -230,14 +307,14 @@ async fn catch_up(
         let all_numbered = events::number(&state, store_id).await?;
         let mut transaction = Transaction::begin(&state.pool).await?;
         let connection = transaction.connection();
-        let result = slice(&state, connection, store_id, &consumer).await;
+        let result = slice(&state, connection, store_id, &consumer, most).await;
         let (seen, left) = transaction.end(result).await?;
         metrics::counter!("keyfold_events_evaluated_total", "consumer" => consumer.name)
             .increment(seen.unsigned_abs());
         for id in left {
             hints.give(store_id, id);
         }
-        if seen < SLICE && all_numbered {
+        if seen < most && all_numbered {
             return Ok(());
         }
     }
@@ -250,6 +327,7 @@ async fn slice(
     connection: &mut PgConnection,
     store_id: i64,
     consumer: &Consumer,
+    most: i64,
 ) -> sqlx::Result<(i64, Vec<Uuid>)> {
     let position = sqlx::query_scalar!(
         "select position
@@ -276,7 +354,7 @@ async fn slice(
         limit $3"#,
         store_id,
         position,
-        SLICE,
+        most,
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -294,5 +372,5 @@ async fn slice(
     )
     .execute(connection)
     .await?;
-    Ok((i64::try_from(seen.len()).unwrap_or(SLICE), left))
+    Ok((i64::try_from(seen.len()).unwrap_or(most), left))
 }

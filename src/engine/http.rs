@@ -716,8 +716,13 @@ impl<T> Listed<T> {
         let limit = limit as usize;
         let has_more = data.len() > limit;
         data.truncate(limit);
-        let last = data.last().filter(|_| has_more);
-        let next_cursor = last.map(|last| list.cursor(id(last)));
+        let next_after = data.last().filter(|_| has_more).map(id);
+        Self::until(data, next_after, list)
+    }
+
+    /// The page of these entries, and where the next one begins.
+    pub fn until(data: Vec<T>, next_after: Option<Uuid>, list: &List<'_>) -> Self {
+        let next_cursor = next_after.map(|after| list.cursor(after));
         Self { data, next_cursor }
     }
 }

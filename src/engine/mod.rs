@@ -39,11 +39,16 @@ use self::record::{Index, Record, RowWrite};
 
 /// Where a record says whom it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PhoneAt {
-    /// In itself, at this JSON pointer.
-    Pointer(&'static str),
+pub enum PersonAt {
+    /// In itself, at these JSON pointers.
+    Here {
+        /// The customer's id.
+        id: &'static str,
+        /// Their phone.
+        phone: &'static str,
+    },
     /// In the record of another resource, whose key stands in this member.
-    Other {
+    Elsewhere {
         /// The path of the other resource.
         resource: &'static str,
         /// The member.
@@ -79,8 +84,8 @@ pub trait Resource: Sized + Send + Sync + 'static {
     const HAS_CUSTOMER: bool;
     /// Whether a record is a person: found by phone as well, and erased by DELETE.
     const IS_PERSON: bool = false;
-    /// Where the phone of the person stands whom a record is about.
-    const PHONE: PhoneAt;
+    /// Where a record says whom it is about.
+    const PERSON: PersonAt;
 
     /// What names a record: its external id, or more where identity is more.
     type Key: Clone + Send + Sync;

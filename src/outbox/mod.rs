@@ -296,8 +296,10 @@ pub async fn lease_due(
     )
     .fetch_all(pool)
     .await?;
-    let (store_ids, ids): (Vec<i64>, Vec<Uuid>) =
-        due.into_iter().map(|row| (row.store_id, row.id)).unzip();
+    // Locked in everybody's order.
+    let mut due: Vec<(i64, Uuid)> = due.into_iter().map(|row| (row.store_id, row.id)).collect();
+    due.sort_unstable();
+    let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = due.into_iter().unzip();
     if ids.is_empty() {
         return Ok(Vec::new());
     }

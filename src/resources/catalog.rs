@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Visitor, for_each};
 use crate::engine::record::Working;
-use crate::engine::{Locks, PhoneAt, Resource, read};
+use crate::engine::{Locks, PersonAt, Resource, read};
 
 type Asked<'c, T> = Pin<Box<dyn Future<Output = sqlx::Result<T>> + Send + 'c>>;
 
@@ -45,7 +45,7 @@ pub struct Entry {
     /// Whether its records say something of a person.
     pub names_person: bool,
     /// Where a record says whom it is about.
-    pub phone: PhoneAt,
+    pub person: PersonAt,
     /// Schemas by name, and that of the answer.
     pub schema: (Value, Value),
     by_ids: for<'c> fn(&'c mut PgConnection, i64, &'c [Uuid]) -> Asked<'c, Vec<Snapshot>>,
@@ -68,7 +68,7 @@ impl Entry {
             singular: R::SINGULAR,
             is_person: R::IS_PERSON,
             names_person: R::IS_PERSON || R::HAS_CUSTOMER,
-            phone: R::PHONE,
+            person: R::PERSON,
             schema: (Value::Object(named), answer),
             by_ids: |connection, store_id, ids| Box::pin(by_ids::<R>(connection, store_id, ids)),
             ids_after: |connection, store_id, after, limit| {

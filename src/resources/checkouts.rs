@@ -22,7 +22,7 @@ use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
-use crate::engine::{Locks, PhoneAt, Resource};
+use crate::engine::{Locks, PersonAt, Resource};
 use crate::error::Error;
 use crate::state::State;
 use crate::values::{
@@ -184,7 +184,10 @@ impl Resource for Checkout {
     ];
     const KEPT_WHEN_LEFT_OUT: &'static [&'static str] = &["status"];
     const HAS_CUSTOMER: bool = true;
-    const PHONE: PhoneAt = PhoneAt::Pointer("/customer/phone");
+    const PERSON: PersonAt = PersonAt::Here {
+        id: "/customer/id",
+        phone: "/customer/phone",
+    };
 
     type Key = ExternalId;
     type Input = CheckoutInput;

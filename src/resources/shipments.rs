@@ -16,7 +16,7 @@ use crate::engine::events::{Event, write_with_events};
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
-use crate::engine::{Alone, Locks, PhoneAt, Resource};
+use crate::engine::{Alone, Locks, PersonAt, Resource};
 use crate::values::{
     ExternalId, Fields, FreeJson, FreeObject, HttpUrl, METADATA_BYTES, Text, Timestamp,
     TimestampInput, choice, text,
@@ -123,7 +123,7 @@ impl Resource for Shipment {
     const MUTABLE: &'static [&'static str] = &[];
     const IMMUTABLE: &'static [&'static str] = &[];
     const HAS_CUSTOMER: bool = false;
-    const PHONE: PhoneAt = PhoneAt::Other {
+    const PERSON: PersonAt = PersonAt::Elsewhere {
         resource: "orders",
         member: "order_external_id",
     };

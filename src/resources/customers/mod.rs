@@ -20,7 +20,7 @@ use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{Filter, Wanted};
 use crate::engine::record::{Record, RowWrite, Stamps};
-use crate::engine::{Alone, Locks, PhoneAt, Resource, failure};
+use crate::engine::{Alone, Locks, PersonAt, Resource, failure};
 use crate::error::Error;
 use crate::state::State;
 use crate::values::{
@@ -136,7 +136,10 @@ impl Resource for Customer {
     const IMMUTABLE: &'static [&'static str] = &[];
     const HAS_CUSTOMER: bool = false;
     const IS_PERSON: bool = true;
-    const PHONE: PhoneAt = PhoneAt::Pointer("/phone");
+    const PERSON: PersonAt = PersonAt::Here {
+        id: "/id",
+        phone: "/phone",
+    };
 
     type Key = Identity;
     type Input = CustomerInput;
@@ -670,4 +673,19 @@ pub async fn external_ids(
         .into_iter()
         .map(|row| (row.id, row.external_id))
         .collect())
+}
+
+/// Keeps customers from being erased until the transaction ends; waits for an erasure that is under way.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold(connection: &mut PgConnection, store_id: i64, id: Uuid) -> sqlx::Result<()> {
+    sqlx::query_scalar!(
+        "select id from customers where store_id = $1 and id = $2 for key share",
+        store_id,
+        id,
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(())
 }
