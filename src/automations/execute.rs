@@ -187,8 +187,8 @@ async fn judge(
         }
     };
     let contact = runs::contact(store_id, &phone);
-    // Whom it is about was not known when the earlier runs were looked at.
-    if !run.has_contact && matches!(rule.reentry, Reentry::Cooldown(_)) {
+    // Whom it is about was not known, or was another one, when the earlier runs were looked at.
+    if run.contact.as_deref() != Some(&contact) && matches!(rule.reentry, Reentry::Cooldown(_)) {
         let (id, now) = (state.clock.new_id(), state.clock.now());
         // The lock of the contact: one after the other.
         contacts::upsert(connection, store_id, &phone, &Known::default(), id, now).await?;

@@ -304,8 +304,8 @@ pub struct Due {
     pub automation_id: Uuid,
     /// The record: its resource and id.
     pub record: Option<(String, Uuid)>,
-    /// Whether the person whom it is about was known when it was made.
-    pub has_contact: bool,
+    /// The person whom it was about when it was made, if that was known.
+    pub contact: Option<Vec<u8>>,
     /// What a webhook was called with.
     pub call: Option<Call>,
     /// The id that its message gets.
@@ -321,8 +321,8 @@ pub struct Due {
 pub async fn lock(db: impl PgExecutor<'_>, store_id: i64, id: Uuid) -> sqlx::Result<Option<Due>> {
     let found = sqlx::query!(
         r#"select
-            automation_id, resource, record_id, contact is not null as "has_contact!",
-            recipient, input as "input: Json<Values>", message_id, created_at
+            automation_id, resource, record_id, contact, recipient,
+            input as "input: Json<Values>", message_id, created_at
         from automation_runs
         where store_id = $1 and id = $2 and status = 'scheduled'
         for update"#,
@@ -334,7 +334,7 @@ pub async fn lock(db: impl PgExecutor<'_>, store_id: i64, id: Uuid) -> sqlx::Res
     Ok(found.map(|run| Due {
         automation_id: run.automation_id,
         record: run.resource.zip(run.record_id),
-        has_contact: run.has_contact,
+        contact: run.contact,
         call: run.recipient.map(|phone| Call {
             phone,
             variables: run.input.map(|input| input.0).unwrap_or_default(),

@@ -65,7 +65,8 @@ impl Sources {
     /// Every text that is neither a pointer nor a literal, and every pointer that leads nowhere or
     /// to more than one value.
     pub fn read(node: &Node<'_>, shape: Shape<'_>) -> Checked<Self> {
-        let read = crate::messaging::input::variables(node)?;
+        // A literal stands behind a sign.
+        let read = crate::messaging::input::texts(node, VALUE_CHARS + 1)?;
         let mut faults = Faults::default();
         for (name, text) in &read {
             if let Err(message) = check(text, shape) {

@@ -258,6 +258,14 @@ pub fn read_template(
 /// # Errors
 /// Every faulty member.
 pub fn variables(node: &Node<'_>) -> Checked<Vec<(String, String)>> {
+    texts(node, VALUE_CHARS)
+}
+
+/// A flat object of strings of at most so many characters, by the names of a template's variables.
+///
+/// # Errors
+/// Every faulty member.
+pub fn texts(node: &Node<'_>, chars: usize) -> Checked<Vec<(String, String)>> {
     let Value::Object(members) = &node.value else {
         return Err(Faults::one("must be an object"));
     };
@@ -273,7 +281,7 @@ pub fn variables(node: &Node<'_>) -> Checked<Vec<(String, String)>> {
             faults.add(shown, "must not contain U+0000");
             continue;
         }
-        match text(VALUE_CHARS)(value) {
+        match text(chars)(value) {
             Ok(value) => read.push((name.clone().into_owned(), value)),
             Err(inner) => faults.nest(&shown, inner),
         }

@@ -11,6 +11,7 @@ use keyfold::tenancy::{self, NewStore};
 use serde_json::Value;
 
 use crate::support::app::{Answer, App, key, tenant};
+use crate::support::automations::on_call;
 use crate::support::kinds::kinds;
 
 /// Routes that need no key. Whoever adds one says so here.
@@ -36,6 +37,8 @@ const NAMING: &[&str] = &[
     "/api/v1/idempotency-keys",
     "/api/v1/idempotency-keys/{endpoint}/{key}",
 ];
+/// The route that names its store by an id that only its users know.
+const CALLED: &[&str] = &["/api/v1/automations/{webhook_id}"];
 /// How soon a change by the command line counts.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -44,7 +47,8 @@ fn keyed_routes() -> Vec<(Method, String)> {
     let mut routes = Vec::new();
     for (path, item) in openapi::document()["paths"].as_object().expect("paths") {
         let is_open = [OPEN, SIGNED].concat().contains(&path.as_str());
-        let is_keyed = path.starts_with(SCOPED) || NAMING.contains(&path.as_str());
+        let is_keyed =
+            path.starts_with(SCOPED) || [NAMING, CALLED].concat().contains(&path.as_str());
         assert!(is_open != is_keyed, "{path} is in neither list");
         for (method, operation) in item.as_object().expect("an object") {
             if method == "parameters" {
@@ -58,7 +62,7 @@ fn keyed_routes() -> Vec<(Method, String)> {
             }
         }
     }
-    assert!(routes.len() >= 5 * kinds().len() + NAMING.len());
+    assert!(routes.len() >= 5 * kinds().len() + NAMING.len() + CALLED.len());
     routes
 }
 
@@ -74,6 +78,7 @@ fn concrete(path: &str, store_id: impl ToString) -> String {
     let path = path.replace("{store_id}", &store_id.to_string());
     let path = path.replace("{external_id}", "nobody");
     let path = path.replace("{message_id}", "01a21829-4c43-76b8-a2d0-ad5460a49fce");
+    let path = path.replace("{webhook_id}", "01a21829-4c43-46b8-a2d0-ad5460a49fce");
     path.replace("{endpoint}/{key}", "send/nobody")
 }
 
@@ -272,6 +277,56 @@ async fn a_store_that_is_named_in_the_query_is_checked_like_one_in_the_path() {
         assert!(fine, "{method} {path}: {}", answer.text);
     }
     assert_eq!(seen, 7);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_webhook_is_there_for_the_keys_of_its_store_and_for_nobody_else() {
+    let app = App::start().await;
+    let template = app.template("hello", "Hello").await;
+    let saved = app.automate(&on_call("call", template)).await;
+    let webhook = saved["webhook_id"].as_str().expect("an id");
+    let path = format!("/api/v1/automations/{webhook}");
+    let unknown = concrete(CALLED[0], "");
+    let (second, restricted) = app.another_store(None).await;
+    let (_, _, foreign) = tenant(&app.pool, &app.clock, "Other").await;
+    let own = key(&app.pool, &app.clock, app.team_id, Some(app.store_id))
+        .await
+        .1;
+    assert_ne!(second, app.store_id);
+    // To others it is as unknown as one that was never made.
+    let first = ask(&app, &Method::POST, &unknown, &bearer(&app.key)).await;
+    let first = first.expect(404);
+    assert_eq!(first.code(), "not_found");
+    for stranger in [&foreign, &restricted] {
+        for path in [&path, &unknown] {
+            let answer = ask(&app, &Method::POST, path, &bearer(stranger)).await;
+            assert_eq!(problem(&answer.expect(404)), problem(&first), "{path}");
+        }
+    }
+    for wrong in ["", "Bearer nonsense", &bearer(&auth::new_key())] {
+        for path in [&path, &unknown, "/api/v1/automations/abc"] {
+            ask(&app, &Method::POST, path, wrong).await.expect(401);
+        }
+    }
+    // Whoever may, comes further.
+    for friend in [&app.key, &own] {
+        let answer = ask(&app, &Method::POST, &path, &bearer(friend)).await;
+        assert_eq!(answer.code(), "unsupported_media_type");
+    }
+    // A paused store has none.
+    tenancy::set_store_status(&app.pool, app.store_id, "paused")
+        .await
+        .expect("done");
+    let started = Instant::now();
+    loop {
+        let answer = ask(&app, &Method::POST, &path, &bearer(&app.key)).await;
+        if answer.status == 404 {
+            break;
+        }
+        assert!(started.elapsed() < SOON, "still {}", answer.status);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     app.stop().await;
 }
 

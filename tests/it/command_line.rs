@@ -1,5 +1,6 @@
 //! The command line: what it prints, how it ends, and that `dev` needs nothing.
 
+mod automations;
 mod messaging;
 
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -39,6 +40,9 @@ const COMMANDS: &[&[&str]] = &[
     &["channel", "show"],
     &["template"],
     &["template", "sync"],
+    &["automation"],
+    &["automation", "list"],
+    &["automation", "runs"],
     &["outbox"],
     &["outbox", "list"],
     &["outbox", "retry"],

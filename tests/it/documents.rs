@@ -8,6 +8,7 @@ use keyfold::openapi;
 use serde_json::{Value, json};
 
 use crate::support::app::App;
+use crate::support::automations::on_call;
 use crate::support::kinds::kinds;
 
 #[test]
@@ -190,6 +191,24 @@ async fn tried(
         let template = json!({ "name": "example", "language": "en", "body": "Hi {{first_name}}" });
         let made = app.post("message-templates", &template).await.expect(201);
         assert_eq!(made.json()["id"], example["template_id"]);
+    }
+    if path.ends_with("/automations") {
+        // The template that it names, as the twelfth.
+        let variables = &example["action"]["send_template"]["variables"];
+        let names = variables.as_object().into_iter().flat_map(|all| all.keys());
+        let text: String = names.map(|name| format!("{{{{{name}}}}} ")).collect();
+        let wanted = example["action"]["send_template"]["template_id"].as_i64();
+        for n in 1..=wanted.expect("an integer") {
+            app.template(&format!("t-{n}"), &format!("Hi {text}")).await;
+        }
+    }
+    if path == "/api/v1/automations/{webhook_id}" {
+        let variables = example["variables"].as_object();
+        let names = variables.into_iter().flat_map(|all| all.keys());
+        let text: String = names.map(|name| format!("{{{{{name}}}}} ")).collect();
+        let template = app.template("called", &format!("Hi {text}")).await;
+        let saved = app.automate(&on_call("called", template)).await;
+        path = path.replace("{webhook_id}", saved["webhook_id"].as_str().expect("an id"));
     }
     let body = match example {
         Value::String(lines) => lines.clone(),

@@ -1,6 +1,8 @@
 //! The tests of the whole: a file per promise.
 
 mod authorisation;
+mod automation_processes;
+mod automations;
 mod bad_input;
 mod command_line;
 mod crashes;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::support::app::App;
+use crate::support::automations::{checkout_of, on_call, on_change};
 
 const ORDERS: u64 = 4_000;
 const A_DOCUMENT: u64 = 50;
@@ -21,6 +22,18 @@ const MOST_READ_PER_ORDER: i64 = 20;
 const MESSAGES: u64 = 2_000;
 /// The send and the delivery of one message look up some dozen rows by their keys.
 const MOST_READ_PER_MESSAGE: i64 = 80;
+
+const CARTS: u64 = 1_000;
+/// Three runs: made, looked up by what they are about, executed, ended.
+const MOST_READ_PER_CART: i64 = 60;
+/// What grows with the changes of a store and their effects.
+const TABLES_OF_EFFECTS: &[&str] = &[
+    "events",
+    "checkouts",
+    "automation_runs",
+    "messages",
+    "contacts",
+];
 
 #[tokio::test]
 async fn plans_of_an_empty_store_do_not_walk_a_full_one() {
@@ -67,6 +80,61 @@ async fn plans_of_an_empty_outbox_do_not_walk_a_full_one() {
     assert!(
         per_message <= MOST_READ_PER_MESSAGE,
         "{per_message} index entries and rows read per message"
+    );
+}
+
+#[tokio::test]
+async fn plans_of_a_store_without_runs_do_not_walk_a_full_one() {
+    let waiting = App::start_with(|config| config.works = false, Limits::default()).await;
+    let template = waiting.template("n", "Hello").await;
+    for (name, reentry) in [
+        ("once", json!("once_per_record")),
+        ("cooldown", json!({ "cooldown_seconds": 3_600 })),
+    ] {
+        let mut body = on_change(name, "checkouts", template);
+        body["reentry"] = reentry;
+        waiting.automate(&body).await;
+    }
+    let call = waiting.automate(&on_call("call", template)).await;
+    let carts = async |numbers: std::ops::Range<u64>| {
+        let cart = |n: u64| checkout_of(&format!("+336{n:08}"), &format!("B-{n}"), "abandoned");
+        let items: Vec<Value> = numbers.clone().map(cart).collect();
+        waiting
+            .post("checkouts/bulk", &json!({ "items": items }))
+            .await
+            .expect(200);
+        for n in numbers {
+            let phone = format!("+336{n:08}");
+            let body = json!({ "phone_number": phone, "external_id": format!("call-{n}") });
+            waiting.call(&call, &body).await.expect(200);
+        }
+    };
+    carts(0..20).await;
+    // Evaluated and executed while there is next to nothing, and later again.
+    let app = App::start_on(
+        waiting.database_url.clone(),
+        |config| config.database_max_connections = 2,
+        Limits::default(),
+    )
+    .await;
+    app.at_rest().await;
+    // The statistics of these stay as they are: of a table that was tiny.
+    let before = read_of(&app.pool, TABLES_OF_EFFECTS).await;
+    let mut at = 20;
+    while at < 20 + CARTS {
+        carts(at..at + A_DOCUMENT).await;
+        at += A_DOCUMENT;
+        app.at_rest().await;
+    }
+    waiting.stop().await;
+    let pool = app.pool.clone();
+    app.stop().await;
+    let read = read_of(&pool, TABLES_OF_EFFECTS).await - before;
+    let per_cart = read / i64::try_from(CARTS).expect("few");
+    println!("{per_cart} entries and rows per checkout and call");
+    assert!(
+        per_cart <= MOST_READ_PER_CART,
+        "{per_cart} index entries and rows read per checkout and call"
     );
 }
 
@@ -153,4 +221,22 @@ async fn settled(pool: &PgPool) -> i64 {
         last = read;
         tokio::time::sleep(Duration::from_millis(1_500)).await;
     }
+}
+
+/// The same of some tables alone.
+async fn read_of(pool: &PgPool, tables: &[&str]) -> i64 {
+    settled(pool).await;
+    sqlx::query_scalar(
+        "select (
+            select coalesce(sum(idx_tup_read), 0) from pg_stat_user_indexes
+            where relname = any($1)
+        )::bigint + (
+            select coalesce(sum(seq_tup_read), 0) from pg_stat_user_tables
+            where relname = any($1)
+        )::bigint",
+    )
+    .bind(tables)
+    .fetch_one(pool)
+    .await
+    .expect("statistics")
 }

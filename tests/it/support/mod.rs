@@ -2,7 +2,9 @@
 //! template, the whole service on a real socket, a real client.
 
 pub mod app;
+pub mod automations;
 pub mod database;
+pub mod held;
 pub mod kinds;
 pub mod load;
 pub mod messaging;

@@ -41,6 +41,8 @@ pub struct Asking<'a> {
     pub statement: &'a str,
     /// Whether it is committed by this.
     pub commits: bool,
+    /// On which connection: what is asked for on one belongs together.
+    pub connection: usize,
 }
 
 /// Decides over what is asked for.
@@ -105,13 +107,20 @@ impl Proxy {
         let turns = watch::Sender::new(0);
         let gate = turns.clone();
         tokio::spawn(async move {
+            let mut connection = 0;
             while let Ok((client, _)) = listener.accept().await {
+                connection += 1;
                 let mut closed = gate.subscribe();
                 if *closed.borrow_and_update() % 2 == 1 {
                     continue;
                 }
                 let server = connect(&behind).await;
-                let carried = carry(client, server, latency, Arc::clone(&plan), gate.clone());
+                let asked = Asked {
+                    connection,
+                    ..Asked::default()
+                };
+                let plan = Arc::clone(&plan);
+                let carried = carry(client, server, latency, asked, plan, gate.clone());
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = carried => {}
@@ -156,11 +165,11 @@ async fn carry(
     mut client: TcpStream,
     mut server: Pin<Box<dyn Wire>>,
     latency: Duration,
+    mut asked: Asked,
     plan: Plan,
     turns: watch::Sender<usize>,
 ) -> std::io::Result<()> {
     let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
-    let mut asked = Asked::default();
     loop {
         tokio::select! {
             read = client.read(&mut up) => {
@@ -205,6 +214,7 @@ async fn carry(
 /// What the service asks of one connection, message by message.
 #[derive(Default)]
 struct Asked {
+    connection: usize,
     unread: Vec<u8>,
     has_started: bool,
     in_transaction: bool,
@@ -241,6 +251,7 @@ impl Asked {
         self.asks.as_ref().map(|(statement, commits)| Asking {
             statement,
             commits: *commits,
+            connection: self.connection,
         })
     }
 
