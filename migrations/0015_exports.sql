@@ -64,14 +64,15 @@ create table export_deliveries (
     created_at      timestamptz not null,
     updated_at      timestamptz not null,
     constraint export_deliveries_pkey primary key (record_id, export_id, store_id),
-    constraint export_deliveries_id_key unique (id, store_id),
+    constraint export_deliveries_id_key unique (export_id, id, store_id),
     constraint export_deliveries_state_check check (state in ('idle', 'waiting', 'dead'))
 ) with (fillfactor = 70);
 
 create index export_deliveries_due on export_deliveries (export_id, store_id, due_at)
     where state = 'waiting';
-create index export_deliveries_dead on export_deliveries (export_id, store_id, id)
-    where state = 'dead';
+-- for those who look
+create index export_deliveries_open on export_deliveries (export_id, store_id, id)
+    where state <> 'idle';
 
 -- One entry for each call that the receiver took.
 create table export_log (
@@ -104,10 +105,15 @@ create table export_runs (
     status      text        not null,
     -- one more with each retry
     attempt     integer     not null,
-    -- what is walked now: the place among the export's resources, and the last record
+    -- the export's resources when the attempt began
+    resources   jsonb       not null,
+    -- what is walked now: the place among these resources, and the last record
     walk_place  integer     not null,
     walk_after  uuid        not null,
     walked      boolean     not null,
+    -- records walked so far in this attempt
+    seen        bigint      not null,
+    -- counted at the beginning, put right at the end of the walk
     total       bigint      not null,
     sent        bigint      not null,
     skipped     bigint      not null,
@@ -131,6 +137,8 @@ create table export_results (
     resource    text        not null,
     -- as in export_deliveries
     external_id text        collate "C",
+    -- of the run: what belongs to an earlier one does not count any more
+    attempt     integer     not null,
     -- pending, sent, skipped or failed
     outcome     text        not null,
     error_code  text,
@@ -138,3 +146,11 @@ create table export_results (
     updated_at  timestamptz not null,
     constraint export_results_pkey primary key (run_id, record_id, store_id)
 ) with (fillfactor = 70);
+
+-- Exports that were deleted and whose rows are still to be.
+create table export_leftovers (
+    store_id   bigint      not null,
+    export_id  uuid        not null,
+    deleted_at timestamptz not null,
+    constraint export_leftovers_pkey primary key (store_id, export_id)
+);

@@ -9,7 +9,7 @@ begin
     perform create_reference_table('automation_webhooks');
     foreach tenant_table in array array[
         'event_consumers', 'automations', 'automation_runs', 'exports', 'export_deliveries',
-        'export_log', 'export_runs', 'export_results'
+        'export_log', 'export_runs', 'export_results', 'export_leftovers'
     ] loop
         perform create_distributed_table(tenant_table, 'store_id');
     end loop;

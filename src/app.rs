@@ -26,11 +26,13 @@ use crate::engine::http::{self as engine_http, Registered, Service};
 use crate::engine::{Resource, consumers};
 use crate::erasure::Eraser;
 use crate::error::Error;
+use crate::exports::{self, Exports};
 use crate::messaging::idempotency::InUse;
 use crate::messaging::{self, Messaging};
 use crate::outbox::{Hints, Worker};
 use crate::resources::{self, Visitor, customers};
 use crate::state::State;
+use crate::targets::Guard;
 use crate::{maintenance, openapi, schema};
 
 /// How long `/readyz` says 503 before connections are refused, so that load balancers notice.
@@ -74,13 +76,18 @@ pub async fn serve(
         0 => state.clone(),
         own => state.with_own_connections(own, WORKER_PATIENCE),
     };
+    let guard = Guard::new(state.config.allow_private_targets.clone());
     let (works, hints) = if state.config.works {
-        let (works, hints) = works(&worker_state)?;
+        let (works, hints) = works(&worker_state, &guard)?;
         (Some(works), hints)
     } else {
         (None, Hints::none())
     };
     let messaging = Messaging::new(hints.clone());
+    let exports = Exports {
+        guard,
+        hints: hints.clone(),
+    };
     let operation = Operation {
         state: state.clone(),
         metrics: metrics.clone(),
@@ -89,7 +96,7 @@ pub async fn serve(
         in_use: messaging.in_use.clone(),
         worker_pool: (state.config.worker_connections() > 0).then(|| worker_state.pool.clone()),
     };
-    let router = router(operation, messaging, hints, &limits);
+    let router = router(operation, messaging, exports, hints, &limits);
     let works = works.map(tokio::spawn);
     let cleaners = tokio::spawn(maintenance::run(state.clone()));
     let analyzer = tokio::spawn(maintenance::analyze_new_tables(state.clone()));
@@ -135,7 +142,8 @@ async fn keep_up(metrics: PrometheusHandle, shutdown: CancellationToken) {
 /// # Errors
 /// When they can't be set up.
 pub async fn work(state: State, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let (works, _) = works(&state)?;
+    let guard = Guard::new(state.config.allow_private_targets.clone());
+    let (works, _) = works(&state, &guard)?;
     let works = tokio::spawn(works);
     stop.await;
     tracing::info!("stopping: finishing what is under way");
@@ -147,14 +155,18 @@ pub async fn work(state: State, stop: impl Future<Output = ()>) -> Result<(), Er
 
 /// What goes on beside the requests until shutdown: those who follow events, and the worker that does
 /// what is left in the outbox; and where it takes hints.
-fn works(state: &State) -> Result<(impl Future<Output = ()> + Send + 'static, Hints), Error> {
+fn works(
+    state: &State,
+    guard: &Guard,
+) -> Result<(impl Future<Output = ()> + Send + use<>, Hints), Error> {
     let (worker, hints) = Worker::new(state, |hints| {
         let mut handlers = messaging::handlers(state)?;
         handlers.extend(automations::handlers(hints));
+        handlers.extend(exports::handlers(guard)?);
         Ok(handlers)
     })
     .map_err(|error: Box<dyn std::error::Error + Send + Sync>| Error::internal(error))?;
-    let consumers = vec![automations::consumer()];
+    let consumers = vec![automations::consumer(), exports::consumer()];
     let followers = consumers::run(state.clone(), consumers, hints.clone());
     let works = async move {
         tokio::join!(worker.run(), followers);
@@ -163,7 +175,13 @@ fn works(state: &State) -> Result<(impl Future<Output = ()> + Send + 'static, Hi
 }
 
 /// All routes, inside what the edge puts around them.
-fn router(operation: Operation, messaging: Messaging, hints: Hints, limits: &Limits) -> Router {
+fn router(
+    operation: Operation,
+    messaging: Messaging,
+    exports: Exports,
+    hints: Hints,
+    limits: &Limits,
+) -> Router {
     let clock = operation.state.clock.clone();
     let registered = Registered {
         names: resources::names(),
@@ -182,6 +200,7 @@ fn router(operation: Operation, messaging: Messaging, hints: Hints, limits: &Lim
             store_routes(&service)
                 .merge(messaging::http::routes(&service, messaging))
                 .merge(automations::http::routes(&service, hints))
+                .merge(exports::http::routes(&service, exports))
                 .with_state(service),
         )
         .fallback(async || Error::RouteNotFound)
@@ -193,6 +212,7 @@ fn router(operation: Operation, messaging: Messaging, hints: Hints, limits: &Lim
 fn erasers() -> Vec<Eraser> {
     let mut erasers = resources::erasers();
     erasers.push(|connection, person| Box::pin(automations::erase::forget(connection, person)));
+    erasers.push(|connection, person| Box::pin(exports::erase::forget(connection, person)));
     erasers.push(|connection, person| Box::pin(messaging::erase::forget(connection, person)));
     erasers
 }

@@ -110,6 +110,10 @@ pub enum Error {
     TemplatesFromProvider,
     #[error("automation paused")]
     AutomationPaused,
+    #[error("export paused")]
+    ExportPaused,
+    #[error("another run of the export is running")]
+    ExportRunning,
     #[error("no key to store secrets under")]
     SecretKeyMissing,
     #[error("signature of an event refused")]
@@ -367,6 +371,18 @@ impl Error {
                 "automation_paused",
                 "Automation paused",
                 "The automation is paused: nothing is triggered.",
+            ),
+            Self::ExportPaused => fixed(
+                S::CONFLICT,
+                "export_paused",
+                "Export paused",
+                "The export is paused: nothing is sent.",
+            ),
+            Self::ExportRunning => fixed(
+                S::CONFLICT,
+                "export_running",
+                "Export running",
+                "Another run of this export is running; wait for its end.",
             ),
             Self::SecretKeyMissing => fixed(
                 S::CONFLICT,

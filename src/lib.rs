@@ -22,7 +22,8 @@ pub mod engine;
 pub mod erasure;
 // The resources, a file each.
 pub mod resources;
-// Messages to shoppers, and what is left to be done after a commit.
+// Messages to shoppers, calls to other systems, and what is left to be done after a commit.
+pub mod exports;
 pub mod messaging;
 pub mod outbox;
 // What changes set off.

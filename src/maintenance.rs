@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::automations::runs;
 use crate::engine::events;
+use crate::exports;
 use crate::messaging::{idempotency, inbound};
 use crate::outbox;
 use crate::state::State;
@@ -42,6 +43,9 @@ const ANALYZE: &[(&str, &str)] = &[
     ("messages", "analyze messages"),
     ("idempotency_keys", "analyze idempotency_keys"),
     ("automation_runs", "analyze automation_runs"),
+    ("export_deliveries", "analyze export_deliveries"),
+    ("export_log", "analyze export_log"),
+    ("export_results", "analyze export_results"),
 ];
 
 /// Analyzes each table as soon as it holds some dozens of rows. Of a new table the planner knows
@@ -125,7 +129,7 @@ pub async fn clean(state: &State) {
     }
 }
 
-/// What messaging, the outbox and automations keep for a time.
+/// What messaging, the outbox, automations and exports keep for a time.
 async fn clean_effects(state: &State, store_id: i64) -> u64 {
     let mut deleted = 0;
     for (what, purged) in [
@@ -136,6 +140,7 @@ async fn clean_effects(state: &State, store_id: i64) -> u64 {
         ("inbound messages", inbound::purge(state, store_id).await),
         ("outbox", outbox::purge(state, store_id).await),
         ("automation runs", runs::purge(state, store_id).await),
+        ("exports", exports::clean::purge(state, store_id).await),
     ] {
         match purged {
             Ok(count) => deleted += count,

@@ -3,6 +3,7 @@
 //! `openapi.yaml` in the repository is this document; a test fails when it is stale.
 
 mod automations;
+mod exports;
 mod messaging;
 
 use serde_json::{Map, Value, json};
@@ -35,6 +36,7 @@ pub fn document() -> Value {
     parts.add_events();
     parts.add_messaging();
     parts.add_automations();
+    parts.add_exports();
     parts.add_operational();
     parts.close_inputs();
     json!({

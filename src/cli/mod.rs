@@ -6,6 +6,7 @@
 mod automations;
 mod dev;
 mod documents;
+mod exports;
 mod messaging;
 mod migrate;
 mod output;
@@ -70,6 +71,9 @@ enum Command {
     /// What is left to be done: messages that wait, failed, or may have been sent.
     #[command(subcommand)]
     Outbox(messaging::OutboxCommand),
+    /// Calls to other systems: what was sent, and what is still to be.
+    #[command(subcommand)]
+    Export(exports::ExportCommand),
     /// Print the OpenAPI document.
     Openapi(documents::OpenapiArguments),
     /// Print shell completions.
@@ -111,6 +115,7 @@ fn run(command: Command, output: &Output) -> Done {
         Command::Template(command) => block_on(messaging::template(command, &config, output)),
         Command::Outbox(command) => block_on(messaging::outbox(command, &config, output)),
         Command::Automation(command) => block_on(automations::automation(command, &config, output)),
+        Command::Export(command) => block_on(exports::export(command, &config, output)),
         Command::Openapi(_) | Command::Completions(_) => Ok(()),
     }
 }

@@ -76,10 +76,13 @@ fn scoped_routes() -> Vec<(Method, String)> {
 /// A path that can be asked for.
 fn concrete(path: &str, store_id: impl ToString) -> String {
     let path = path.replace("{store_id}", &store_id.to_string());
-    let path = path.replace("{external_id}", "nobody");
-    let path = path.replace("{message_id}", "01a21829-4c43-76b8-a2d0-ad5460a49fce");
+    let mut path = path.replace("{external_id}", "nobody");
+    for id in ["{message_id}", "{run_id}"] {
+        path = path.replace(id, "01a21829-4c43-76b8-a2d0-ad5460a49fce");
+    }
     let path = path.replace("{webhook_id}", "01a21829-4c43-46b8-a2d0-ad5460a49fce");
-    path.replace("{endpoint}/{key}", "send/nobody")
+    let path = path.replace("{endpoint}/{key}", "send/nobody");
+    path.replace("{key}", "nobody")
 }
 
 /// A request without body as far as the checks go; an empty key is none.
@@ -231,7 +234,7 @@ async fn a_key_opens_its_own_stores_only_and_others_are_told_nothing_more() {
             } else {
                 answer.code()
             };
-            let further = ["", "not_found", "unsupported_media_type"];
+            let further = ["", "not_found", "query_invalid", "unsupported_media_type"];
             assert!(further.contains(&code.as_str()), "{method} {path}: {code}");
         }
     }

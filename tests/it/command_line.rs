@@ -1,6 +1,7 @@
 //! The command line: what it prints, how it ends, and that `dev` needs nothing.
 
 mod automations;
+mod exports;
 mod messaging;
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -7,6 +7,7 @@ mod bad_input;
 mod command_line;
 mod crashes;
 mod documents;
+mod exports;
 mod feed;
 mod hang_ups;
 mod idempotency;

@@ -13,6 +13,8 @@ pub struct Request {
     pub path: String,
     pub query: String,
     pub token: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
@@ -62,6 +64,10 @@ impl Wire {
         let method = line.next().unwrap_or_default();
         let target = line.next().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let headers = lines
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
         while self.unread.len() < head_bytes + length {
             if !self.more().await? {
                 return Ok(None);
@@ -73,6 +79,7 @@ impl Wire {
             path: path.to_owned(),
             query: query.to_owned(),
             token: token.to_owned(),
+            headers,
             body: request.split_off(head_bytes),
         }))
     }

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod automations;
 pub mod database;
+pub mod exports;
 pub mod held;
 pub mod kinds;
 pub mod load;
@@ -14,6 +15,7 @@ pub mod orders;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod receiver;
 pub mod rows;
 pub mod scale;
 pub mod webhooks;
