@@ -19,7 +19,7 @@ async fn what_was_there_before_is_not_sent_and_replays_send_nothing() {
         app.push("before", "1.00").await;
     }
     app.exported().await;
-    app.evaluated().await;
+    app.calls_have_come().await;
     let called: Vec<String> = receiver
         .calls()
         .iter()
@@ -44,7 +44,7 @@ async fn a_manual_export_follows_nothing_and_begins_to_when_it_is_live() {
     let manual = export(&receiver, &json!({ "mode": "manual" }));
     app.post("exports", &manual).await.expect(200);
     app.push("C", "1.00").await;
-    app.evaluated().await;
+    app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 1);
     assert_eq!(app.count("event_consumers").await, 0);
     app.stop().await;
@@ -99,7 +99,7 @@ async fn a_records_calls_come_one_after_the_other_with_the_newest_state() {
     app.push("B", "1.00").await;
     // Another record doesn't wait for it.
     assert_eq!(calls(&receiver, 2).await[1].external_id(), "B");
-    app.evaluated().await;
+    app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 2);
     gate.open();
     app.exported().await;
@@ -174,7 +174,7 @@ async fn an_erased_person_leaves_no_trace_and_receivers_are_told() {
     app.delete("customers/canary-id").await.expect(204);
     let calls = calls(&receiver, 2).await;
     app.exported().await;
-    app.evaluated().await;
+    app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 2);
     let mut targets: Vec<&str> = calls.iter().map(|call| call.target.as_str()).collect();
     targets.sort_unstable();

@@ -97,7 +97,7 @@ async fn retry_after_holds_the_whole_export_and_saving_ends_it() {
     let wait = wait_of(&delivery).num_seconds();
     assert!((118..=121).contains(&wait), "{wait}");
     app.push("B", "1.00").await;
-    app.evaluated().await;
+    app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 1, "nothing else is sent meanwhile");
     receiver.says(|_| Says::Status(200));
     // The same again ends the wait: B goes at once, A by its own time.
@@ -125,7 +125,7 @@ async fn a_receiver_that_is_gone_pauses_the_export_and_loses_nothing() {
     .await;
     assert_eq!(paused["paused_code"], "gone");
     app.push("B", "1.00").await;
-    app.evaluated().await;
+    app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 1);
     receiver.says(|_| Says::Status(200));
     let resumed = app

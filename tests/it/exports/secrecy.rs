@@ -106,7 +106,7 @@ async fn sealed_secrets_open_only_in_their_export() {
     .await
     .expect("copied");
     app.push("A", "1.00").await;
-    app.evaluated().await;
+    app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 0);
     assert_eq!(app.deliveries().await[0]["state"], "waiting");
     app.stop().await;
