@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 
 use super::messaging::{nothing, page, request, variables_schema};
 use super::{Parts, READ_FAULTS, content, parameter, reference, responses};
-use crate::automations::input::AutomationInput;
+use crate::automations::input::{AutomationInput, MOST_COOLDOWN_S};
 use crate::automations::rules::Automation;
 use crate::automations::runs::Run;
 use crate::automations::webhook::{CallInput, Called};
-use crate::resources::catalog;
+use crate::resources::{self, catalog};
 
 const TAG: &str = "Automations";
 const WRITE_FAULTS: &[u16] = &[
@@ -32,7 +32,11 @@ impl Parts {
         self.add_schema::<CallInput>();
         self.add_schema::<Called>();
         self.schemas["AutomationCallInput"]["properties"]["variables"] = variables_schema();
-        self.schemas["AutomationTriggerPart"]["minProperties"] = json!(1);
+        self.schemas["AutomationTriggerPart"] =
+            one_of_triggers(&self.schemas["AutomationTriggerPart"]);
+        self.schemas["AutomationSendTemplatePart"]["properties"]["variables"] =
+            sources_schema(&self.schemas["AutomationSendTemplatePart"]);
+        self.schemas["AutomationReentry"] = reentry_schema();
         self.add_automation_routes();
         self.add_run_routes();
         self.add("/api/v1/automations/{webhook_id}", json!({
@@ -163,6 +167,66 @@ impl Parts {
             self.add(&path, runs("Runs about a record", id, "record"));
         }
     }
+}
+
+/// One schema for each kind of trigger, since nothing of one belongs to the other.
+fn one_of_triggers(flat: &Value) -> Value {
+    let of = |name: &str| flat["properties"][name].clone();
+    json!({
+        "description": flat["description"],
+        "oneOf": [
+            {
+                "type": "object",
+                "description": "A change.",
+                "required": ["resource"],
+                "additionalProperties": false,
+                "properties": {
+                    "resource": {
+                        "type": "string",
+                        "description": "The resource's path.",
+                        "enum": resources::paths()
+                    },
+                    "when": of("when")
+                }
+            },
+            {
+                "type": "object",
+                "description": "A call of the automation's webhook.",
+                "required": ["webhook"],
+                "additionalProperties": false,
+                "properties": { "webhook": { "type": "boolean", "enum": [true] } }
+            }
+        ]
+    })
+}
+
+fn reentry_schema() -> Value {
+    json!({
+        "description": "When an automation runs again.",
+        "oneOf": [
+            { "type": "string", "enum": ["once_per_record", "every_change"] },
+            {
+                "type": "object",
+                "description": "Once for each contact in so many seconds.",
+                "required": ["cooldown_seconds"],
+                "additionalProperties": false,
+                "properties": {
+                    "cooldown_seconds": {
+                        "type": "integer", "format": "int64",
+                        "minimum": 1, "maximum": MOST_COOLDOWN_S
+                    }
+                }
+            }
+        ]
+    })
+}
+
+fn sources_schema(flat: &Value) -> Value {
+    let mut schema = variables_schema();
+    schema["description"] = flat["properties"]["variables"]["description"].clone();
+    schema["additionalProperties"]["pattern"] = json!(r"^[=/][^\u0000]*$");
+    schema["additionalProperties"]["maxLength"] = json!(1_025);
+    schema
 }
 
 /// The key in a path.
