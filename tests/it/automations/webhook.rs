@@ -3,13 +3,15 @@
 use std::collections::HashSet;
 
 use chrono::TimeDelta;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
 use crate::support::app::App;
 use crate::support::automations::on_call;
+use crate::support::held::Held;
 use crate::support::messaging::PHONE;
 use crate::support::rows::snapshot;
+use crate::support::scale::eventually;
 
 const GRACE: &str = "+33612345679";
 
@@ -169,6 +171,55 @@ async fn of_64_calls_at_once_for_one_occasion_or_one_contact_one_runs() {
     assert_eq!(app.messages_by_number().await, [(PHONE.to_owned(), 3)]);
     other.stop().await;
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_come_while_the_first_is_under_way_wait_for_what_it_comes_to() {
+    let cooldown = json!({ "cooldown_seconds": 3_600 });
+    for (reentry, named) in [
+        (json!("every_change"), false),
+        (json!("once_per_record"), true),
+        (cooldown, true),
+    ] {
+        let app = App::start().await;
+        let saved = automate(&app, reentry.clone()).await;
+        let held = Held::at_insert_into(&app, "automation_runs").await;
+        let calls = join_all((0..8).map(|n| {
+            let occasion = if named {
+                format!("o-{n}")
+            } else {
+                "x".to_owned()
+            };
+            let (app, saved, body) = (&app, &saved, for_whom(PHONE, &occasion));
+            async move { app.call(saved, &body).await.expect(200).json() }
+        }));
+        let ending = async {
+            Held::holds_one(&app).await;
+            eventually("others are under way", || async {
+                let count: i64 = sqlx::query_scalar(
+                    "select count(*)
+                    from pg_stat_activity
+                    where datname = current_database()
+                        and (wait_event = 'PgSleep' or wait_event_type = 'Lock')",
+                )
+                .fetch_one(&app.pool)
+                .await
+                .expect("pg_stat_activity");
+                (count > 1).then_some(())
+            })
+            .await;
+            held.end().await;
+        };
+        let (answers, ()) = join(calls, ending).await;
+        let triggered = answers.iter().filter(|answer| answer["triggered"] == true);
+        let expected = if named { 1 } else { 8 };
+        assert_eq!(triggered.count(), expected, "{reentry}");
+        let outcomes = app.outcomes("call").await;
+        let sent = outcomes.iter().filter(|outcome| *outcome == "sent");
+        assert_eq!(sent.count(), 1, "{reentry}");
+        assert_eq!(app.count("messages").await, 1, "{reentry}");
+        app.stop().await;
+    }
 }
 
 #[tokio::test]
