@@ -156,6 +156,52 @@ pub async fn by_ids<R: Resource>(
     Ok(records.into_iter().zip(extras).collect())
 }
 
+/// How the records of a table are found by their ids, where an external id names each: the parts of
+/// `Resource` that say so.
+macro_rules! found_by_id {
+    ($table:literal) => {
+        async fn keys_of(
+            connection: &mut PgConnection,
+            store_id: i64,
+            ids: &[Uuid],
+        ) -> sqlx::Result<Vec<ExternalId>> {
+            let keys = sqlx::query_scalar!(
+                "select external_id from " + $table + " where store_id = $1 and id = any($2)",
+                store_id,
+                ids,
+            );
+            let keys = keys.fetch_all(connection).await?;
+            Ok(keys.into_iter().map(ExternalId::from_stored).collect())
+        }
+
+        async fn ids_after(
+            connection: &mut PgConnection,
+            store_id: i64,
+            after: Uuid,
+            limit: i64,
+        ) -> sqlx::Result<Vec<Uuid>> {
+            let ids = sqlx::query_scalar!(
+                "select id from "
+                    + $table
+                    + " where store_id = $1 and id > $2 order by id limit $3",
+                store_id,
+                after,
+                limit,
+            );
+            ids.fetch_all(connection).await
+        }
+
+        async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+            let count = sqlx::query_scalar!(
+                r#"select count(*) as "count!" from "# + $table + " where store_id = $1",
+                store_id,
+            );
+            count.fetch_one(connection).await
+        }
+    };
+}
+pub(crate) use found_by_id;
+
 /// Bytes of the checksum in a cursor: against accidents and mix-ups, not against forgers, who would
 /// gain nothing.
 const CHECKSUM_BYTES: usize = 8;

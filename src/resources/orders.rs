@@ -20,7 +20,7 @@ use super::customers::{self, embedded, write_with_customers};
 use crate::auth::StoreAccess;
 use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
-use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
+use crate::engine::read::{ByExternalId, Wanted, by_external_id, found_by_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Locks, PersonAt, Resource};
 use crate::error::Error;
@@ -344,42 +344,7 @@ impl Resource for Order {
         Ok(records)
     }
 
-    async fn keys_of(
-        connection: &mut PgConnection,
-        store_id: i64,
-        ids: &[Uuid],
-    ) -> sqlx::Result<Vec<ExternalId>> {
-        let keys = sqlx::query_scalar!(
-            "select external_id from orders where store_id = $1 and id = any($2)",
-            store_id,
-            ids,
-        );
-        let keys = keys.fetch_all(connection).await?;
-        Ok(keys.into_iter().map(ExternalId::from_stored).collect())
-    }
-
-    async fn ids_after(
-        connection: &mut PgConnection,
-        store_id: i64,
-        after: Uuid,
-        limit: i64,
-    ) -> sqlx::Result<Vec<Uuid>> {
-        let ids = sqlx::query_scalar!(
-            "select id from orders where store_id = $1 and id > $2 order by id limit $3",
-            store_id,
-            after,
-            limit,
-        );
-        ids.fetch_all(connection).await
-    }
-
-    async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from orders where store_id = $1"#,
-            store_id,
-        );
-        count.fetch_one(connection).await
-    }
+    found_by_id!("orders");
 
     async fn extras(
         connection: &mut PgConnection,

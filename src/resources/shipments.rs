@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::auth::StoreAccess;
 use crate::engine::events::{Event, write_with_events};
 use crate::engine::group_commit::LaneKey;
-use crate::engine::read::{ByExternalId, Wanted, by_external_id, key_columns};
+use crate::engine::read::{ByExternalId, Wanted, by_external_id, found_by_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, PersonAt, Resource};
 use crate::values::{
@@ -264,42 +264,7 @@ impl Resource for Shipment {
         Ok(records)
     }
 
-    async fn keys_of(
-        connection: &mut PgConnection,
-        store_id: i64,
-        ids: &[Uuid],
-    ) -> sqlx::Result<Vec<ExternalId>> {
-        let keys = sqlx::query_scalar!(
-            "select external_id from shipments where store_id = $1 and id = any($2)",
-            store_id,
-            ids,
-        );
-        let keys = keys.fetch_all(connection).await?;
-        Ok(keys.into_iter().map(ExternalId::from_stored).collect())
-    }
-
-    async fn ids_after(
-        connection: &mut PgConnection,
-        store_id: i64,
-        after: Uuid,
-        limit: i64,
-    ) -> sqlx::Result<Vec<Uuid>> {
-        let ids = sqlx::query_scalar!(
-            "select id from shipments where store_id = $1 and id > $2 order by id limit $3",
-            store_id,
-            after,
-            limit,
-        );
-        ids.fetch_all(connection).await
-    }
-
-    async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
-        let count = sqlx::query_scalar!(
-            r#"select count(*) as "count!" from shipments where store_id = $1"#,
-            store_id,
-        );
-        count.fetch_one(connection).await
-    }
+    found_by_id!("shipments");
 
     async fn extras(
         connection: &mut PgConnection,
