@@ -46,7 +46,7 @@ enum Command {
     Dev(dev::DevArguments),
     /// Serve on the database of DATABASE_URL.
     Serve(serve::ServeArguments),
-    /// Run the workers alone: hand messages to their providers, take in what those tell.
+    /// Run the workers alone: messages to their providers and what those tell, automations, exports.
     Work,
     /// Bring the database's schema up to date.
     Migrate,
