@@ -63,7 +63,6 @@ create table export_deliveries (
     run_id          uuid,
     created_at      timestamptz not null,
     updated_at      timestamptz not null,
-    constraint export_deliveries_pkey primary key (record_id, export_id, store_id),
     constraint export_deliveries_id_key unique (export_id, id, store_id),
     constraint export_deliveries_state_check check (state in ('idle', 'waiting', 'dead'))
 ) with (fillfactor = 70);
@@ -73,12 +72,19 @@ create index export_deliveries_due on export_deliveries (export_id, store_id, du
 -- for those who look
 create index export_deliveries_open on export_deliveries (export_id, store_id, id)
     where state <> 'idle';
+-- The last one: among indexes that look as good for a table that is still empty, Postgres takes the
+-- youngest, and keeps the plan.
+alter table export_deliveries
+    add constraint export_deliveries_pkey primary key (record_id, export_id, store_id);
 
 -- One entry for each call that the receiver took.
 create table export_log (
     store_id        bigint      not null,
     id              uuid        not null,
     export_id       uuid        not null,
+    -- the how manieth call of the record that the receiver took: ids are made by processes whose
+    -- clocks differ
+    number          bigint      not null,
     -- the idempotency key of the call
     key             text        collate "C" not null,
     resource        text        not null,
@@ -90,12 +96,13 @@ create table export_log (
     response_status smallint    not null,
     run_id          uuid,
     sent_at         timestamptz not null,
-    constraint export_log_pkey primary key (id, store_id),
-    constraint export_log_key_key unique (key, export_id, store_id)
+    constraint export_log_pkey primary key (id, store_id)
 );
 
 create index export_log_export on export_log (export_id, store_id, id);
-create index export_log_record on export_log (record_id, export_id, store_id, id);
+create index export_log_record on export_log (record_id, export_id, store_id, number);
+-- the last one: see export_deliveries
+alter table export_log add constraint export_log_key_key unique (key, export_id, store_id);
 
 create table export_runs (
     store_id    bigint      not null,
@@ -113,7 +120,7 @@ create table export_runs (
     walked      boolean     not null,
     -- records walked so far in this attempt
     seen        bigint      not null,
-    -- counted at the beginning, put right at the end of the walk
+    -- as far as was counted or seen; exact when walked
     total       bigint      not null,
     sent        bigint      not null,
     skipped     bigint      not null,
@@ -146,6 +153,10 @@ create table export_results (
     updated_at  timestamptz not null,
     constraint export_results_pkey primary key (run_id, record_id, store_id)
 ) with (fillfactor = 70);
+
+-- for erasures; a part, so that nothing else is ever read by it
+create index export_results_person on export_results (record_id, store_id)
+    where resource = 'customers';
 
 -- Exports that were deleted and whose rows are still to be.
 create table export_leftovers (

@@ -13,7 +13,7 @@ use crate::engine::transaction::Transaction;
 use crate::exports::KIND;
 use crate::exports::definitions::{self, Export, MOST_EXPORTS, Stored, Which};
 use crate::exports::deliveries::{self, Delivery};
-use crate::exports::log::{self, Entry, Wanted};
+use crate::exports::log::{self, Entry};
 use crate::exports::names;
 use crate::exports::runs::{self, Run};
 use crate::outbox;
@@ -176,13 +176,7 @@ pub async fn export(command: ExportCommand, config: &Config, output: &Output) ->
             limit,
         } => {
             let (state, export) = open(config, &of).await?;
-            let (pool, store_id, nil) = (&state.pool, export.store_id, Uuid::nil());
-            let wanted = wanted.as_deref();
-            let found = deliveries::page(pool, store_id, export.id, wanted, nil, limit).await;
-            let mut data = found?;
-            let mut connection = state.pool.acquire().await?;
-            let names = resources::names();
-            names::name(&mut connection, store_id, &names, &mut data).await?;
+            let data = deliveries_of(&state, &export, wanted.as_deref(), limit).await?;
             let lines: Vec<String> = data.iter().map(delivery_line).collect();
             Ok(output.result(&List { data }, &lines)?)
         }
@@ -218,14 +212,45 @@ async fn log_of(
             return Ok(Vec::new());
         }
     }
-    let wanted = Wanted {
-        export_id: export.id,
-        resource: resource.map(|resource| resource.path),
-        record_id,
+    let now = state.clock.now();
+    let mut data = match record_id {
+        Some(record_id) => log::of_record(&mut *connection, export, record_id, limit, now).await?,
+        None => {
+            let path = resource.map(|resource| resource.path);
+            let (mut data, mut next) = (Vec::new(), Some(Uuid::nil()));
+            while let Some(after) = next.filter(|_| left(limit, &data) > 0) {
+                let left = left(limit, &data);
+                let page = log::page(&mut connection, export, path, after, left, now).await?;
+                data.extend(page.rows);
+                next = page.next_after;
+            }
+            data
+        }
     };
-    let times = (export.retention_days, state.clock.now());
-    let nil = Uuid::nil();
-    let mut data = log::page(&mut *connection, store_id, wanted, times, nil, limit).await?;
+    names::name(&mut connection, store_id, &resources::names(), &mut data).await?;
+    Ok(data)
+}
+
+/// How many of so many are still to be listed.
+fn left<T>(limit: i64, listed: &[T]) -> i64 {
+    limit.saturating_sub(i64::try_from(listed.len()).unwrap_or(i64::MAX))
+}
+
+async fn deliveries_of(
+    state: &State,
+    export: &Stored,
+    wanted: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Delivery>, Failed> {
+    let (store_id, id) = (export.store_id, export.id);
+    let mut connection = state.pool.acquire().await?;
+    let (mut data, mut next) = (Vec::new(), Some(Uuid::nil()));
+    while let Some(after) = next.filter(|_| left(limit, &data) > 0) {
+        let left = left(limit, &data);
+        let page = deliveries::page(&mut connection, store_id, id, wanted, after, left).await?;
+        data.extend(page.rows);
+        next = page.next_after;
+    }
     names::name(&mut connection, store_id, &resources::names(), &mut data).await?;
     Ok(data)
 }

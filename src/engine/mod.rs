@@ -191,10 +191,11 @@ pub trait Resource: Sized + Send + Sync + 'static {
         after: Uuid,
         limit: i64,
     ) -> impl Future<Output = sqlx::Result<Vec<Uuid>>> + Send;
-    /// How many records a store has.
+    /// How many records a store has; no more than so many are counted.
     fn count(
         connection: &mut PgConnection,
         store_id: i64,
+        most: i64,
     ) -> impl Future<Output = sqlx::Result<i64>> + Send;
     /// The customer that a list is narrowed to.
     fn customer_id(

@@ -191,10 +191,17 @@ macro_rules! found_by_id {
             ids.fetch_all(connection).await
         }
 
-        async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+        async fn count(
+            connection: &mut PgConnection,
+            store_id: i64,
+            most: i64,
+        ) -> sqlx::Result<i64> {
             let count = sqlx::query_scalar!(
-                r#"select count(*) as "count!" from "# + $table + " where store_id = $1",
+                r#"select count(*) as "count!" from (select from "#
+                    + $table
+                    + " where store_id = $1 limit $2) counted",
                 store_id,
+                most,
             );
             count.fetch_one(connection).await
         }

@@ -1,15 +1,15 @@
 //! What exports keep for a time.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgExecutor;
+use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::definitions::{self, MOST_EXPORTS, Stored, Which};
 use super::log::{self, SLICE};
 use crate::state::State;
 
-/// Completed runs are kept as long as the log, but at least so many days.
-const RUNS_KEPT_DAYS: i32 = 7;
+/// Completed runs are kept as long as the log, but at least and at most so many days.
+const RUNS_KEPT_DAYS: (i32, i32) = (7, 30);
 /// What a deleted export has left behind is looked for so long: calls may still have been under
 /// way.
 const LEFTOVERS: TimeDelta = TimeDelta::hours(1);
@@ -43,7 +43,8 @@ async fn purge_log(state: &State, export: &Stored) -> sqlx::Result<u64> {
 }
 
 async fn purge_runs(state: &State, export: &Stored) -> sqlx::Result<u64> {
-    let days = export.retention_days.max(RUNS_KEPT_DAYS);
+    let (least, most) = RUNS_KEPT_DAYS;
+    let days = export.retention_days.clamp(least, most);
     let before = state.clock.now() - TimeDelta::days(days.into());
     let runs = sqlx::query_scalar!(
         "select id
@@ -62,29 +63,7 @@ async fn purge_runs(state: &State, export: &Stored) -> sqlx::Result<u64> {
 async fn delete_runs(state: &State, store_id: i64, runs: &[Uuid]) -> sqlx::Result<u64> {
     let mut deleted = 0;
     for run_id in runs {
-        loop {
-            let slice = sqlx::query!(
-                "delete from export_results
-                where store_id = $1
-                    and run_id = $2
-                    and record_id = any(array(
-                        select record_id
-                        from export_results
-                        where run_id = $2 and store_id = $1
-                        limit $3
-                    ))",
-                store_id,
-                run_id,
-                SLICE,
-            )
-            .execute(&state.pool)
-            .await?
-            .rows_affected();
-            deleted += slice;
-            if slice < SLICE.unsigned_abs() {
-                break;
-            }
-        }
+        deleted += delete_results(&state.pool, store_id, *run_id).await?;
         let run = sqlx::query!(
             "delete from export_runs where store_id = $1 and id = $2",
             store_id,
@@ -93,6 +72,34 @@ async fn delete_runs(state: &State, store_id: i64, runs: &[Uuid]) -> sqlx::Resul
         deleted += run.execute(&state.pool).await?.rows_affected();
     }
     Ok(deleted)
+}
+
+async fn delete_results(pool: &PgPool, store_id: i64, run_id: Uuid) -> sqlx::Result<u64> {
+    let mut deleted = 0;
+    loop {
+        let slice = sqlx::query_scalar!(
+            "select record_id
+            from export_results
+            where run_id = $2 and store_id = $1
+            order by record_id
+            limit $3",
+            store_id,
+            run_id,
+            SLICE,
+        )
+        .fetch_all(pool)
+        .await?;
+        let Some(last) = slice.last() else {
+            return Ok(deleted);
+        };
+        let slice = sqlx::query!(
+            "delete from export_results where run_id = $2 and store_id = $1 and record_id <= $3",
+            store_id,
+            run_id,
+            last,
+        );
+        deleted += slice.execute(pool).await?.rows_affected();
+    }
 }
 
 async fn purge_leftovers(state: &State, store_id: i64) -> sqlx::Result<u64> {
@@ -105,15 +112,9 @@ async fn purge_leftovers(state: &State, store_id: i64) -> sqlx::Result<u64> {
     let mut deleted = 0;
     for leftover in leftovers {
         let export_id = leftover.export_id;
-        let of_export = log::Wanted {
-            export_id,
-            resource: None,
-            record_id: None,
-        };
-        let mut found = 0;
+        let mut found = log::forget_all(&state.pool, store_id, export_id, None).await?;
         loop {
-            let slice = log::forget_slice(&state.pool, store_id, of_export).await?
-                + delete_deliveries(&state.pool, store_id, export_id).await?;
+            let slice = delete_deliveries(&state.pool, store_id, export_id).await?;
             found += slice;
             if slice == 0 {
                 break;
@@ -136,28 +137,31 @@ async fn purge_leftovers(state: &State, store_id: i64) -> sqlx::Result<u64> {
     Ok(deleted)
 }
 
-async fn delete_deliveries(
-    db: impl PgExecutor<'_>,
-    store_id: i64,
-    export_id: Uuid,
-) -> sqlx::Result<u64> {
-    let slice = sqlx::query!(
-        "delete from export_deliveries
-        where store_id = $1
-            and export_id = $2
-            and record_id = any(array(
-                select record_id
-                from export_deliveries
-                where export_id = $2 and store_id = $1
-                limit $3
-            ))",
+async fn delete_deliveries(pool: &PgPool, store_id: i64, export_id: Uuid) -> sqlx::Result<u64> {
+    let slice = sqlx::query_scalar!(
+        "select id
+        from export_deliveries
+        where export_id = $2 and store_id = $1
+        order by id
+        limit $3",
         store_id,
         export_id,
         SLICE,
     )
-    .execute(db)
+    .fetch_all(pool)
     .await?;
-    Ok(slice.rows_affected())
+    let Some(last) = slice.last() else {
+        return Ok(0);
+    };
+    let deleted = sqlx::query!(
+        "delete from export_deliveries where export_id = $2 and store_id = $1 and id <= $3",
+        store_id,
+        export_id,
+        last,
+    )
+    .execute(pool)
+    .await?;
+    Ok(deleted.rows_affected())
 }
 
 async fn end_leftover(

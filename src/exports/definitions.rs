@@ -11,7 +11,7 @@ use super::destination::Destination;
 use super::headers::Headers;
 use super::input::{ACTIVE, Idempotency, PAUSED, Settings, Wanted};
 use super::signing::Signer;
-use crate::config::SecretKey;
+use crate::config::{Secret, SecretKey};
 use crate::error::Error;
 use crate::secrets::{self, SecretError};
 use crate::values::ExternalId;
@@ -160,11 +160,19 @@ impl Stored {
     /// # Errors
     /// Without the key that it was sealed under.
     pub fn secrets(&self, key: Option<&SecretKey>) -> Result<Secrets, SecretError> {
-        let place = place(self.store_id, self.id, "signing_secret");
-        let secret = secrets::open(key, &place, &self.signing_secret)?;
+        let secret = self.opened_secret(key)?;
         let signer = Signer::of_sealed(&secret).ok_or(SecretError::Broken)?;
         let headers = self.opened_headers(key)?;
         Ok(Secrets { headers, signer })
+    }
+
+    /// What calls are signed with.
+    ///
+    /// # Errors
+    /// Without the key that it was sealed under.
+    pub fn opened_secret(&self, key: Option<&SecretKey>) -> Result<Secret, SecretError> {
+        let place = place(self.store_id, self.id, "signing_secret");
+        secrets::open(key, &place, &self.signing_secret)
     }
 
     fn opened_headers(&self, key: Option<&SecretKey>) -> Result<Headers, SecretError> {
@@ -180,7 +188,11 @@ impl Stored {
     #[must_use]
     pub fn is(&self, wanted: &Wanted, key: Option<&SecretKey>) -> bool {
         // What can't be opened any more is sealed anew.
-        let Ok(headers) = self.opened_headers(key) else {
+        let opened = self.opened_headers(key).and_then(|headers| {
+            let secret = self.opened_secret(key)?;
+            Ok((headers, secret))
+        });
+        let Ok((headers, secret)) = opened else {
             return false;
         };
         let settings = Settings {
@@ -193,11 +205,8 @@ impl Stored {
             idempotency: self.idempotency(),
             retention_days: self.retention_days,
         };
-        let is_secret_kept = wanted.signing_secret.as_ref().is_none_or(|secret| {
-            let place = place(self.store_id, self.id, "signing_secret");
-            let stored = secrets::open(key, &place, &self.signing_secret);
-            stored.is_ok_and(|stored| stored.expose() == secret)
-        });
+        let wanted_secret = wanted.signing_secret.as_ref();
+        let is_secret_kept = wanted_secret.is_none_or(|wanted| wanted.expose() == secret.expose());
         is_secret_kept && settings == wanted.settings
     }
 }
@@ -301,13 +310,24 @@ pub async fn live(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<Vec<Li
     .await
 }
 
-/// Makes no calls of an export before a time, if it is still as it was when it was read.
+/// An export as it was when its calls were made.
+#[derive(Clone, Copy, Debug)]
+pub struct AsCalled {
+    /// Whose it is.
+    pub store_id: i64,
+    /// Which.
+    pub id: Uuid,
+    /// When it had last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Makes no calls of an export before a time, if it is still the one that was called.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn hold_until(
     connection: &mut PgConnection,
-    export: &Stored,
+    export: AsCalled,
     until: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query!(
@@ -324,13 +344,13 @@ pub async fn hold_until(
     Ok(())
 }
 
-/// Pauses an export whose receiver is gone for good, if it is still as it was when it was read.
+/// Pauses an export whose receiver is gone for good, if it is still the one that was called.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn pause_gone(
     connection: &mut PgConnection,
-    export: &Stored,
+    export: AsCalled,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query!(

@@ -19,7 +19,11 @@ use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::pages::{MOST_SCANNED, Page};
 use crate::clock::Clock;
+
+/// Its call was made, but what came of it could not be noted.
+pub const NOT_SETTLED: &str = "not_settled";
 
 /// A record that is to be sent.
 #[derive(Clone, Debug)]
@@ -193,6 +197,8 @@ pub struct Locked {
     pub successes: i64,
     /// Calls in a row that it did not.
     pub attempt: i32,
+    /// When the customer was erased.
+    pub erased_at: Option<DateTime<Utc>>,
     /// The run that waits for it.
     pub run_id: Option<Uuid>,
 }
@@ -207,16 +213,24 @@ pub async fn lock(
     export_id: Uuid,
     record_ids: &[Uuid],
 ) -> sqlx::Result<Vec<Locked>> {
+    // Looked up one by one: as one condition, a plan that was made while there were few would walk
+    // the export.
+    let mut record_ids = record_ids.to_vec();
+    record_ids.sort_unstable();
     sqlx::query_as!(
         Locked,
-        "select record_id, wanted, successes, attempt, run_id
-        from export_deliveries
-        where store_id = $1 and export_id = $2 and record_id = any($3)
-        order by record_id
-        for update",
+        "select locked.*
+        from unnest($3::uuid[]) as called (record_id)
+        cross join lateral (
+            select record_id, wanted, successes, attempt, erased_at, run_id
+            from export_deliveries d
+            where d.record_id = called.record_id and d.export_id = $2 and d.store_id = $1
+            limit 1
+            for update
+        ) locked",
         store_id,
         export_id,
-        record_ids,
+        &record_ids,
     )
     .fetch_all(connection)
     .await
@@ -265,19 +279,16 @@ pub async fn write(
     let statuses: Vec<Option<i16>> = rows.iter().map(|row| row.response_status).collect();
     let names: Vec<Option<&str>> = rows.iter().map(|row| row.external_id.as_deref()).collect();
     let run_ids: Vec<Option<Uuid>> = rows.iter().map(|row| row.run_id).collect();
+    // They are there, so nothing is inserted. An update that is joined with what they become would,
+    // by a plan that was made while there were few, walk the export.
     sqlx::query!(
-        "update export_deliveries d
-        set state = new.state,
-            successes = new.successes,
-            attempt = new.attempt,
-            due_at = new.due_at,
-            error_code = new.error_code,
-            response_status = new.response_status,
-            external_id = case
-                when d.erased_at is null then coalesce(new.external_id, d.external_id)
-            end,
-            run_id = new.run_id,
-            updated_at = $3
+        "insert into export_deliveries as d (
+            store_id, id, export_id, resource, record_id, external_id, state, wanted, successes,
+            attempt, due_at, error_code, response_status, run_id, created_at, updated_at
+        )
+        select
+            $1, record_id, $2, '', record_id, external_id, state, 0, successes, attempt, due_at,
+            error_code, response_status, run_id, $3, $3
         from unnest(
             $4::uuid[], $5::text[], $6::bigint[], $7::integer[], $8::timestamptz[], $9::text[],
             $10::smallint[], $11::text[], $12::uuid[]
@@ -285,7 +296,18 @@ pub async fn write(
             record_id, state, successes, attempt, due_at, error_code, response_status, external_id,
             run_id
         )
-        where d.store_id = $1 and d.export_id = $2 and d.record_id = new.record_id",
+        on conflict (record_id, export_id, store_id) do update
+        set state = excluded.state,
+            successes = excluded.successes,
+            attempt = excluded.attempt,
+            due_at = excluded.due_at,
+            error_code = excluded.error_code,
+            response_status = excluded.response_status,
+            external_id = case
+                when d.erased_at is null then coalesce(excluded.external_id, d.external_id)
+            end,
+            run_id = excluded.run_id,
+            updated_at = excluded.updated_at",
         store_id,
         export_id,
         now,
@@ -298,6 +320,37 @@ pub async fn write(
         &statuses as &[Option<i16>],
         &names as &[Option<&str>],
         &run_ids as &[Option<Uuid>],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Gives up a delivery whose call can't be noted, unless its record has changed since.
+///
+/// # Errors
+/// When the database fails.
+pub async fn give_up(
+    connection: &mut PgConnection,
+    store_id: i64,
+    export_id: Uuid,
+    due: &Due,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update export_deliveries
+        set state = case when wanted = $4 then 'dead' else 'waiting' end,
+            error_code = $5,
+            response_status = null,
+            due_at = $6,
+            updated_at = $6
+        where store_id = $1 and export_id = $2 and record_id = $3",
+        store_id,
+        export_id,
+        due.record_id,
+        due.wanted,
+        NOT_SETTLED,
+        now,
     )
     .execute(connection)
     .await?;
@@ -324,7 +377,7 @@ pub struct Delivery {
     /// When it is called next.
     pub due_at: DateTime<Utc>,
     /// Why the last call failed: `http_500` and so on, `not_connected`, `timed_out`,
-    /// `connection_lost` or `address_refused`.
+    /// `connection_lost` or `address_refused`; `not_settled`: what came of it could not be noted.
     pub error_code: Option<String>,
     /// The status that the receiver answered.
     pub response_status: Option<i16>,
@@ -339,34 +392,56 @@ pub struct Delivery {
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    db: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     store_id: i64,
     export_id: Uuid,
     state: Option<&str>,
     after: Uuid,
     limit: i64,
-) -> sqlx::Result<Vec<Delivery>> {
-    sqlx::query_as!(
+) -> sqlx::Result<Page<Delivery>> {
+    let rows = sqlx::query_as!(
         Delivery,
         "select
             id, resource, record_id, external_id, state, attempt, due_at, error_code,
             response_status, run_id, updated_at
-        from export_deliveries
-        where export_id = $2
-            and store_id = $1
-            and state <> 'idle'
-            and ($3::text is null or state = $3)
-            and id > $4
+        from (
+            select *
+            from export_deliveries
+            where export_id = $2 and store_id = $1 and state <> 'idle' and id > $3
+            order by id
+            limit $6
+        ) looked_at
+        where $4::text is null or state = $4
         order by id
         limit $5",
         store_id,
         export_id,
-        state,
         after,
-        limit,
+        state,
+        limit + 1,
+        MOST_SCANNED,
     )
-    .fetch_all(db)
-    .await
+    .fetch_all(&mut *connection)
+    .await?;
+    match Page::full(rows, limit, |row| row.id) {
+        Ok(page) => Ok(page),
+        Err(rows) => {
+            let last = sqlx::query_scalar!(
+                "select id
+                from export_deliveries
+                where export_id = $2 and store_id = $1 and state <> 'idle' and id > $3
+                order by id
+                offset $4
+                limit 1",
+                store_id,
+                export_id,
+                after,
+                MOST_SCANNED - 1,
+            );
+            let next_after = last.fetch_optional(connection).await?;
+            Ok(Page { rows, next_after })
+        }
+    }
 }
 
 /// Lets dead deliveries wait again, at most so many, and only those that died before a time if

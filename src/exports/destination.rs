@@ -4,6 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 use uuid::Uuid;
 
+use crate::targets::{Guard, Refused};
 use crate::values::{Checked, Faults, HttpUrl, Node};
 
 /// What a URL may name of a record.
@@ -36,8 +37,9 @@ impl Destination {
     /// Reads it from a body.
     ///
     /// # Errors
-    /// No URL that can be called, or placeholders that are unknown, broken or where none may be.
-    pub fn read(node: &Node<'_>) -> Checked<Self> {
+    /// No URL that can be called, placeholders that are unknown, broken or where none may be, or an
+    /// address that must not be called.
+    pub fn read(node: &Node<'_>, guard: &Guard) -> Checked<Self> {
         let url = HttpUrl::read(node)?;
         let text = url.as_str();
         let authority = authority(text);
@@ -55,7 +57,12 @@ impl Destination {
             return Err(Faults::one("must not have a fragment"));
         }
         check_placeholders(text)?;
-        Ok(Self(text.to_owned()))
+        let destination = Self(text.to_owned());
+        let sample = destination.sample();
+        let sample = sample.map_err(|_| Faults::one(Refused::NotHttp.to_string()))?;
+        let judged = guard.check(&sample);
+        judged.map_err(|refused| Faults::one(refused.to_string()))?;
+        Ok(destination)
     }
 
     /// One that the database holds.
@@ -144,11 +151,13 @@ fn broken() -> Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::Allowed;
     use crate::values::parse;
 
     fn read(text: &str) -> Checked<Destination> {
         let json = serde_json::to_string(text).unwrap();
-        Destination::read(&parse(json.as_bytes()).unwrap())
+        let guard = Guard::new(Allowed::default());
+        Destination::read(&parse(json.as_bytes()).unwrap(), &guard)
     }
 
     #[test]
@@ -197,6 +206,8 @@ mod tests {
             "https://a.example/{{id}}",
             "https://a.example/{}",
             "https://a.example/ {id}",
+            "http://10.0.0.1/{id}",
+            "http://[::1]/",
         ] {
             assert!(read(url).is_err(), "{url}");
         }

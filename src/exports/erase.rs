@@ -22,13 +22,9 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
     .execute(&mut *connection)
     .await?;
     sqlx::query!(
-        "update export_results r
+        "update export_results
         set external_id = null, error_code = null, key = null
-        from export_runs u
-        where u.store_id = $1
-            and r.store_id = $1
-            and r.run_id = u.id
-            and r.record_id = $2",
+        where store_id = $1 and record_id = $2 and resource = 'customers'",
         person.store_id,
         customer_id,
     )

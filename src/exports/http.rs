@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::definitions::{self, Export, Stored, Which};
 use super::input::Wanted;
 use super::names::name;
+use super::pages::Page;
 use super::results::{self, OUTCOMES};
 use super::runs::{self, Begun, Run};
 use super::save::{self, Saved};
@@ -85,7 +86,7 @@ async fn post_one(
     request: Request,
 ) -> Result<Response, Error> {
     let body = read_json(&service, request).await?;
-    let wanted = Wanted::read(&parse(&body)?).map_err(Error::Invalid)?;
+    let wanted = Wanted::read(&parse(&body)?, &exports.guard).map_err(Error::Invalid)?;
     drop(body);
     let sample = wanted.settings.destination.sample();
     let sample = sample.map_err(Error::internal)?;
@@ -256,14 +257,18 @@ fn accepted(store_id: i64, external_id: &str, run: &Run) -> Result<Response, Err
 /// A request that needs no body; an empty object is none.
 async fn read_nothing(service: &Service, request: Request) -> Result<(), Error> {
     let (parts, body) = request.into_parts();
-    let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
-        .await?;
+    let typed = media_type(&parts.headers, JSON, "application/json");
+    let body = service.read_whole(&parts.headers, body, RECORD_BYTES).await;
+    if matches!(body, Err(Error::BodyTooLarge { .. })) && typed.is_err() {
+        // That it is of the wrong type comes first.
+        return typed.map(|_| ());
+    }
+    let body = body?;
     Query::read(parts.uri.query(), &[])?;
     if body.is_empty() {
         return Ok(());
     }
-    media_type(&parts.headers, JSON, "application/json")?;
+    typed?;
     let node = parse(&body)?;
     let finished = Fields::of(&node).and_then(Fields::finish);
     finished.map_err(Error::Invalid)
@@ -337,20 +342,26 @@ async fn list_results(
     let asked = asked(&query, &store, "exports/results", &filters)?;
     let export = named(&service, &store, path, 3).await?;
     let run = run_of(&service, &export, run_id?).await?;
-    let (store_id, after, rows) = (export.store_id, asked.after, asked.rows());
+    let (store_id, after, limit) = (export.store_id, asked.after, i64::from(asked.limit));
+    let run = runs::Locked {
+        id: run.run_id,
+        attempt: run.attempt,
+    };
     let names = service.names.clone();
     let work = move |state: State| async move {
-        let found = results::page(&state.pool, store_id, run.run_id, outcome, after, rows).await;
-        let mut found = found.map_err(of_read)?;
         let mut connection = state.pool.acquire().await.map_err(of_read)?;
-        name(&mut connection, store_id, &names, &mut found)
+        let found = results::page(&mut connection, store_id, run, outcome, after, limit).await;
+        let mut found = found.map_err(of_read)?;
+        name(&mut connection, store_id, &names, &mut found.rows)
             .await
             .map_err(of_read)?;
         Ok(found)
     };
-    let found = service.run(work).await?;
-    let page = Listed::of(found, asked.limit, &asked.list, |result| result.record_id);
-    json(StatusCode::OK, &page)
+    let Page { rows, next_after } = service.run(work).await?;
+    json(
+        StatusCode::OK,
+        &Listed::until(rows, next_after, &asked.list),
+    )
 }
 
 async fn list_log(
@@ -363,26 +374,23 @@ async fn list_log(
     let filters = segment_from_end(path, 1)?;
     let asked = asked(&query, &store, "exports/log", &filters)?;
     let export = named(&service, &store, path, 1).await?;
-    let (store_id, after, rows) = (export.store_id, asked.after, asked.rows());
+    let (after, limit) = (asked.after, i64::from(asked.limit));
     let names = service.names.clone();
     let work = move |state: State| async move {
-        let wanted = log::Wanted {
-            export_id: export.id,
-            resource: None,
-            record_id: None,
-        };
-        let times = (export.retention_days, state.clock.now());
-        let found = log::page(&state.pool, store_id, wanted, times, after, rows).await;
-        let mut found = found.map_err(of_read)?;
         let mut connection = state.pool.acquire().await.map_err(of_read)?;
-        name(&mut connection, store_id, &names, &mut found)
+        let now = state.clock.now();
+        let found = log::page(&mut connection, &export, None, after, limit, now).await;
+        let mut found = found.map_err(of_read)?;
+        name(&mut connection, export.store_id, &names, &mut found.rows)
             .await
             .map_err(of_read)?;
         Ok(found)
     };
-    let found = service.run(work).await?;
-    let page = Listed::of(found, asked.limit, &asked.list, |entry| entry.id);
-    json(StatusCode::OK, &page)
+    let Page { rows, next_after } = service.run(work).await?;
+    json(
+        StatusCode::OK,
+        &Listed::until(rows, next_after, &asked.list),
+    )
 }
 
 async fn forget_one(
@@ -441,19 +449,21 @@ async fn list_deliveries(
     let filters = format!("{}&{wanted:?}", segment_from_end(path, 1)?);
     let asked = asked(&query, &store, "exports/deliveries", &filters)?;
     let export = named(&service, &store, path, 1).await?;
-    let (store_id, after, rows) = (export.store_id, asked.after, asked.rows());
+    let (store_id, after, limit) = (export.store_id, asked.after, i64::from(asked.limit));
     let names = service.names.clone();
     let work = move |state: State| async move {
-        let pool = &state.pool;
-        let found = deliveries::page(pool, store_id, export.id, wanted, after, rows).await;
-        let mut found = found.map_err(of_read)?;
         let mut connection = state.pool.acquire().await.map_err(of_read)?;
-        name(&mut connection, store_id, &names, &mut found)
+        let found =
+            deliveries::page(&mut connection, store_id, export.id, wanted, after, limit).await;
+        let mut found = found.map_err(of_read)?;
+        name(&mut connection, store_id, &names, &mut found.rows)
             .await
             .map_err(of_read)?;
         Ok(found)
     };
-    let found = service.run(work).await?;
-    let page = Listed::of(found, asked.limit, &asked.list, |delivery| delivery.id);
-    json(StatusCode::OK, &page)
+    let Page { rows, next_after } = service.run(work).await?;
+    json(
+        StatusCode::OK,
+        &Listed::until(rows, next_after, &asked.list),
+    )
 }

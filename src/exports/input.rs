@@ -6,7 +6,9 @@ use utoipa::ToSchema;
 use super::destination::Destination;
 use super::headers::{self, Headers};
 use super::signing;
+use crate::config::Secret;
 use crate::resources::catalog;
+use crate::targets::Guard;
 use crate::values::{Checked, Count, ExternalId, Faults, Fields, Node, Patch, Value, choice};
 
 /// `active` sends, `paused` only collects.
@@ -86,7 +88,7 @@ pub struct Wanted {
     /// All else.
     pub settings: Settings,
     /// None: the stored one stays, or one is made.
-    pub signing_secret: Option<String>,
+    pub signing_secret: Option<Secret>,
 }
 
 /// An export as it is posted.
@@ -157,13 +159,13 @@ impl Wanted {
     ///
     /// # Errors
     /// Every faulty field.
-    pub fn read(node: &Node<'_>) -> Checked<Self> {
+    pub fn read(node: &Node<'_>, guard: &Guard) -> Checked<Self> {
         let mut fields = Fields::of(node)?;
         let external_id = fields.required("external_id", ExternalId::read);
         let status = fields.optional("status", choice(STATUSES));
         let resources = fields.required("resources", resources);
         let mode = fields.optional("mode", choice(MODES));
-        let destination = fields.required("url", Destination::read);
+        let destination = fields.required("url", |node| Destination::read(node, guard));
         let method = fields.optional("method", choice(METHODS));
         let headers = fields.optional("headers", Headers::read);
         let idempotency = fields.optional("idempotency", idempotency);
@@ -285,10 +287,21 @@ fn retention_days(node: &Node<'_>) -> Checked<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::Allowed;
     use crate::values::parse;
 
     fn read(json: &str) -> Checked<Wanted> {
-        Wanted::read(&parse(json.as_bytes()).unwrap())
+        let guard = Guard::new(Allowed::default());
+        Wanted::read(&parse(json.as_bytes()).unwrap(), &guard)
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let json = r#"{"external_id":"erp","resources":["orders"],"url":"https://a.example/",
+            "headers":{"X-Key":"a canary"},
+            "signing_secret":"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}"#;
+        let printed = format!("{:?}", read(json).unwrap());
+        assert!(!printed.contains("canary") && !printed.contains("whsec_"));
     }
 
     #[test]

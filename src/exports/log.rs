@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::definitions::Stored;
+use super::pages::{MOST_SCANNED, Page};
 use crate::resources::catalog;
 use crate::state::State;
 
@@ -16,6 +17,8 @@ pub const SLICE: i64 = 1_000;
 /// An entry, as it is written.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
+    /// The how manieth call of the record that the receiver took.
+    pub number: i64,
     /// The idempotency key of the call.
     pub key: String,
     /// The resource's path.
@@ -61,7 +64,7 @@ pub async fn latest(
                 and l.export_id = $2
                 and l.store_id = $1
                 and l.sent_at > $4
-            order by l.id desc
+            order by l.number desc
             limit 1
         ) latest"#,
         store_id,
@@ -92,6 +95,7 @@ pub async fn append(
         return Ok(());
     }
     let ids: Vec<Uuid> = entries.iter().map(|entry| entry.id).collect();
+    let numbers: Vec<i64> = entries.iter().map(|entry| entry.number).collect();
     let keys: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
     let resources: Vec<&str> = entries
         .iter()
@@ -108,23 +112,25 @@ pub async fn append(
     let run_ids: Vec<Option<Uuid>> = entries.iter().map(|entry| entry.run_id).collect();
     sqlx::query!(
         "insert into export_log (
-            store_id, id, export_id, key, resource, record_id, external_id, content_sha256,
-            response_status, run_id, sent_at
+            store_id, id, export_id, number, key, resource, record_id, external_id,
+            content_sha256, response_status, run_id, sent_at
         )
         select
-            $1, id, $2, key, resource, record_id, external_id, content_sha256, response_status,
-            run_id, $3
+            $1, id, $2, number, key, resource, record_id, external_id, content_sha256,
+            response_status, run_id, $3
         from unnest(
-            $4::uuid[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::bytea[],
-            $10::smallint[], $11::uuid[]
+            $4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::uuid[], $9::text[],
+            $10::bytea[], $11::smallint[], $12::uuid[]
         ) as new (
-            id, key, resource, record_id, external_id, content_sha256, response_status, run_id
+            id, number, key, resource, record_id, external_id, content_sha256, response_status,
+            run_id
         )
         on conflict (key, export_id, store_id) do nothing",
         store_id,
         export_id,
         now,
         &ids,
+        &numbers,
         &keys as &[&str],
         &resources as &[&str],
         &record_ids,
@@ -166,67 +172,129 @@ pub struct Entry {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Which entries of an export are meant.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// Whose.
-    pub export_id: Uuid,
-    /// Of one resource alone.
-    pub resource: Option<&'a str>,
-    /// Of one record alone.
-    pub record_id: Option<Uuid>,
+/// An entry as it is stored.
+struct Row {
+    id: Uuid,
+    key: String,
+    resource: String,
+    record_id: Uuid,
+    external_id: Option<String>,
+    content_sha256: Vec<u8>,
+    response_status: i16,
+    run_id: Option<Uuid>,
+    sent_at: DateTime<Utc>,
 }
 
-/// Entries that still count, oldest first.
+impl Row {
+    fn into_entry(self, retention_days: i32) -> Entry {
+        Entry {
+            id: self.id,
+            key: self.key,
+            resource: self.resource,
+            record_id: self.record_id,
+            external_id: self.external_id,
+            content_sha256: hex(&self.content_sha256),
+            response_status: self.response_status,
+            run_id: self.run_id,
+            sent_at: self.sent_at,
+            expires_at: self.sent_at + TimeDelta::days(retention_days.into()),
+        }
+    }
+}
+
+/// Entries of an export that still count, oldest first; of one resource alone if one is named.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    db: impl PgExecutor<'_>,
-    store_id: i64,
-    wanted: Wanted<'_>,
-    (retention_days, now): (i32, DateTime<Utc>),
+    connection: &mut PgConnection,
+    export: &Stored,
+    resource: Option<&str>,
     after: Uuid,
     limit: i64,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Page<Entry>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "select
+            id, key, resource, record_id, external_id, content_sha256, response_status, run_id,
+            sent_at
+        from (
+            select *
+            from export_log
+            where export_id = $2 and store_id = $1 and id > $3
+            order by id
+            limit $7
+        ) looked_at
+        where sent_at > $4 and ($5::text is null or resource = $5)
+        order by id
+        limit $6",
+        export.store_id,
+        export.id,
+        after,
+        kept_after(export.retention_days, now),
+        resource,
+        limit + 1,
+        MOST_SCANNED,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let rows = rows.into_iter();
+    let rows: Vec<Entry> = rows
+        .map(|row| row.into_entry(export.retention_days))
+        .collect();
+    match Page::full(rows, limit, |entry| entry.id) {
+        Ok(page) => Ok(page),
+        Err(rows) => {
+            let last = sqlx::query_scalar!(
+                "select id
+                from export_log
+                where export_id = $2 and store_id = $1 and id > $3
+                order by id
+                offset $4
+                limit 1",
+                export.store_id,
+                export.id,
+                after,
+                MOST_SCANNED - 1,
+            );
+            let next_after = last.fetch_optional(connection).await?;
+            Ok(Page { rows, next_after })
+        }
+    }
+}
+
+/// Entries of one record that still count, oldest first: there are not many.
+///
+/// # Errors
+/// When the database fails.
+pub async fn of_record(
+    db: impl PgExecutor<'_>,
+    export: &Stored,
+    record_id: Uuid,
+    limit: i64,
+    now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<Entry>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        Row,
         "select
             id, key, resource, record_id, external_id, content_sha256, response_status, run_id,
             sent_at
         from export_log
-        where export_id = $2
-            and store_id = $1
-            and ($3::text is null or resource = $3)
-            and ($4::uuid is null or record_id = $4)
-            and sent_at > $5
-            and id > $6
-        order by id
-        limit $7",
-        store_id,
-        wanted.export_id,
-        wanted.resource,
-        wanted.record_id,
-        kept_after(retention_days, now),
-        after,
+        where record_id = $3 and export_id = $2 and store_id = $1 and sent_at > $4
+        order by number
+        limit $5",
+        export.store_id,
+        export.id,
+        record_id,
+        kept_after(export.retention_days, now),
         limit,
     )
     .fetch_all(db)
     .await?;
-    let kept = TimeDelta::days(retention_days.into());
+    let rows = rows.into_iter();
     Ok(rows
-        .into_iter()
-        .map(|row| Entry {
-            id: row.id,
-            key: row.key,
-            resource: row.resource,
-            record_id: row.record_id,
-            external_id: row.external_id,
-            content_sha256: hex(&row.content_sha256),
-            response_status: row.response_status,
-            run_id: row.run_id,
-            sent_at: row.sent_at,
-            expires_at: row.sent_at + kept,
-        })
+        .map(|row| row.into_entry(export.retention_days))
         .collect())
 }
 
@@ -255,36 +323,99 @@ pub async fn forget_key(
     Ok(forgotten.rows_affected() > 0)
 }
 
-/// Forgets a slice of the calls that are meant; tells how many.
+/// Forgets what was sent of one record; tells how much that was.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget_slice(
+async fn forget_record(
     db: impl PgExecutor<'_>,
-    store_id: i64,
-    wanted: Wanted<'_>,
+    export: &Stored,
+    record_id: Uuid,
 ) -> sqlx::Result<u64> {
     let forgotten = sqlx::query!(
-        "delete from export_log
-        where store_id = $1
-            and id = any(array(
-                select id
-                from export_log
-                where export_id = $2
-                    and store_id = $1
-                    and ($3::text is null or resource = $3)
-                    and ($4::uuid is null or record_id = $4)
-                limit $5
-            ))",
-        store_id,
-        wanted.export_id,
-        wanted.resource,
-        wanted.record_id,
-        SLICE,
+        "delete from export_log where record_id = $3 and export_id = $2 and store_id = $1",
+        export.store_id,
+        export.id,
+        record_id,
     )
     .execute(db)
     .await?;
     Ok(forgotten.rows_affected())
+}
+
+/// Forgets what was sent of records before the calls with these numbers.
+///
+/// # Errors
+/// When the database fails.
+pub async fn forget_before(
+    connection: &mut PgConnection,
+    store_id: i64,
+    export_id: Uuid,
+    before: &[(Uuid, i64)],
+) -> sqlx::Result<()> {
+    // One by one, which is seldom: joined with them, the log might be walked.
+    for (record_id, number) in before {
+        sqlx::query!(
+            "delete from export_log
+            where record_id = $3 and export_id = $2 and store_id = $1 and number < $4",
+            store_id,
+            export_id,
+            record_id,
+            number,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Forgets all that an export has sent, or all of one resource, slice by slice in one walk; tells
+/// how much that was.
+///
+/// # Errors
+/// When the database fails.
+pub async fn forget_all(
+    pool: &PgPool,
+    store_id: i64,
+    export_id: Uuid,
+    resource: Option<&str>,
+) -> sqlx::Result<u64> {
+    let (mut after, mut forgotten) = (Uuid::nil(), 0);
+    loop {
+        let slice = sqlx::query_scalar!(
+            "select id
+            from export_log
+            where export_id = $2 and store_id = $1 and id > $3
+            order by id
+            limit $4",
+            store_id,
+            export_id,
+            after,
+            SLICE,
+        )
+        .fetch_all(pool)
+        .await?;
+        let Some(last) = slice.last() else {
+            return Ok(forgotten);
+        };
+        let deleted = sqlx::query!(
+            "delete from export_log
+            where export_id = $2
+                and store_id = $1
+                and id > $3
+                and id <= $4
+                and ($5::text is null or resource = $5)",
+            store_id,
+            export_id,
+            after,
+            last,
+            resource,
+        )
+        .execute(pool)
+        .await?;
+        after = *last;
+        forgotten += deleted.rows_affected();
+    }
 }
 
 /// Forgets what was sent of a resource, or of one record of it, or all; tells how much that was.
@@ -297,29 +428,17 @@ pub async fn forget(
     resource: Option<&'static catalog::Entry>,
     external_id: Option<&str>,
 ) -> sqlx::Result<u64> {
-    let mut record_id = None;
-    if let Some((resource, external_id)) = resource.zip(external_id) {
-        let mut connection = state.pool.acquire().await?;
-        let store_id = export.store_id;
-        record_id = resource
-            .find(&mut connection, store_id, external_id)
-            .await?;
-        if record_id.is_none() {
-            return Ok(0);
-        }
-    }
-    let wanted = Wanted {
-        export_id: export.id,
-        resource: resource.map(|resource| resource.path),
-        record_id,
+    let Some((resource, external_id)) = resource.zip(external_id) else {
+        let path = resource.map(|resource| resource.path);
+        return forget_all(&state.pool, export.store_id, export.id, path).await;
     };
-    let mut forgotten = 0;
-    loop {
-        let slice = forget_slice(&state.pool, export.store_id, wanted).await?;
-        forgotten += slice;
-        if slice < SLICE.unsigned_abs() {
-            return Ok(forgotten);
-        }
+    let mut connection = state.pool.acquire().await?;
+    let record_id = resource
+        .find(&mut connection, export.store_id, external_id)
+        .await?;
+    match record_id {
+        Some(record_id) => forget_record(&mut *connection, export, record_id).await,
+        None => Ok(0),
     }
 }
 
@@ -328,29 +447,36 @@ pub async fn forget(
 /// # Errors
 /// When the database fails.
 pub async fn purge_slice(
-    db: impl PgExecutor<'_>,
+    pool: &PgPool,
     store_id: i64,
     export_id: Uuid,
     kept_after: DateTime<Utc>,
 ) -> sqlx::Result<u64> {
     // Only the oldest are looked at: they come first by their ids.
-    let deleted = sqlx::query!(
-        "delete from export_log
-        where store_id = $1
-            and sent_at <= $3
-            and id = any(array(
-                select id
-                from export_log
-                where export_id = $2 and store_id = $1
-                order by id
-                limit $4
-            ))",
+    let oldest = sqlx::query_scalar!(
+        "select id
+        from export_log
+        where export_id = $2 and store_id = $1
+        order by id
+        limit $3",
         store_id,
         export_id,
-        kept_after,
         SLICE,
     )
-    .execute(db)
+    .fetch_all(pool)
+    .await?;
+    let Some(last) = oldest.last() else {
+        return Ok(0);
+    };
+    let deleted = sqlx::query!(
+        "delete from export_log
+        where export_id = $2 and store_id = $1 and id <= $3 and sent_at <= $4",
+        store_id,
+        export_id,
+        last,
+        kept_after,
+    )
+    .execute(pool)
     .await?;
     Ok(deleted.rows_affected())
 }

@@ -19,12 +19,15 @@ pub mod definitions;
 pub mod deliveries;
 pub mod log;
 pub mod names;
+pub mod pages;
 pub mod results;
 pub mod runs;
 // What a call is made of.
 mod content;
 mod destination;
 mod headers;
+mod lease;
+mod pace;
 mod plan;
 mod schedule;
 pub mod signing;

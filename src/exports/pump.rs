@@ -32,6 +32,8 @@ use uuid::Uuid;
 
 use super::definitions::{self, Stored, Which};
 use super::deliveries::{self, Due};
+use super::lease::Lease;
+use super::pace::{Pace, Paces};
 use super::plan::{Decided, Plan};
 use super::settle::{Came, Settled, settle};
 use super::{log, runs, schedule};
@@ -41,10 +43,8 @@ use crate::resources::catalog::{self, Snapshot};
 use crate::state::State;
 use crate::targets::{Answer, CallError, Client};
 
-/// Calls of one export under way.
-const MOST_OF_EXPORT: usize = 16;
 /// Calls of a process under way.
-const MOST_CALLS: usize = 256;
+const MOST_CALLS: usize = 512;
 /// Bytes of bodies that are to be sent, in KiB: all of a process.
 const MOST_BODIES_KIB: usize = 64 * 1_024;
 /// Slices of records that are being loaded at a time, whose size nobody knows yet.
@@ -57,10 +57,7 @@ const SETTLED_AT: usize = 32;
 const SETTLED_AFTER: Duration = Duration::from_millis(50);
 /// How often an export with calls under way looks for more.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long a lease lasts, and how often it is extended.
-const LEASE: TimeDelta = TimeDelta::seconds(30);
-const EXTEND_EVERY: TimeDelta = TimeDelta::seconds(10);
-/// How long bodies wait for room.
+/// How long an export without calls under way waits for room for a body.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an export waits whose secrets can't be opened.
 const UNUSABLE: TimeDelta = TimeDelta::minutes(1);
@@ -73,6 +70,7 @@ pub fn handler(client: Client) -> Handler {
         calls: Arc::new(Semaphore::new(MOST_CALLS)),
         bodies: Arc::new(Semaphore::new(MOST_BODIES_KIB)),
         loads: Arc::new(Semaphore::new(MOST_LOADS)),
+        paces: Paces::default(),
     };
     Arc::new(move |state, work| Box::pin(work_for(state, shared.clone(), work)))
 }
@@ -95,6 +93,7 @@ struct Shared {
     calls: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
     loads: Arc<Semaphore>,
+    paces: Paces,
 }
 
 /// A call that has its room.
@@ -112,8 +111,8 @@ enum Found {
     Something,
     /// Nothing for now.
     Nothing,
-    /// No calls are to be made, before this time if there is one.
-    Stop(Option<DateTime<Utc>>),
+    /// No calls are to be made for now.
+    Stop,
 }
 
 /// The work for one export.
@@ -121,7 +120,8 @@ struct Pump {
     state: State,
     shared: Shared,
     row: Leased,
-    extended_at: Option<DateTime<Utc>>,
+    lease: Arc<Lease>,
+    pace: Arc<Pace>,
     plan: Option<Arc<Plan>>,
     ready: VecDeque<Ready>,
     calls: FuturesUnordered<BoxFuture<'static, (Uuid, Option<Settled>)>>,
@@ -130,8 +130,13 @@ struct Pump {
     done: Vec<Settled>,
     done_since: Option<Instant>,
     looked_at: Option<Instant>,
-    /// No calls are to be made before.
-    stopped: Option<Option<DateTime<Utc>>>,
+    /// The last look found that no calls are to be made.
+    is_stopped: bool,
+    /// The secrets of the export as it was last changed then can't be opened: it waits until this
+    /// time.
+    unusable: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// Room for a body that had none.
+    reserved: Option<OwnedSemaphorePermit>,
 }
 
 impl Pump {
@@ -139,8 +144,9 @@ impl Pump {
         Self {
             state: state.clone(),
             shared: shared.clone(),
+            lease: Arc::new(Lease::of(state, &row)),
+            pace: shared.paces.of(row.id),
             row,
-            extended_at: None,
             plan: None,
             ready: VecDeque::new(),
             calls: FuturesUnordered::new(),
@@ -148,13 +154,23 @@ impl Pump {
             done: Vec::new(),
             done_since: None,
             looked_at: None,
-            stopped: None,
+            is_stopped: false,
+            unusable: None,
+            reserved: None,
         }
     }
 
     async fn work(mut self) {
-        let ended = self.run().await;
-        self.drain().await;
+        let lease = Arc::clone(&self.lease);
+        let work = async {
+            let ended = self.run().await;
+            self.drain().await;
+            ended
+        };
+        let ended = tokio::select! {
+            ended = work => ended,
+            never = lease.keep() => match never {},
+        };
         let due_at = match ended {
             Ok(Ended::Settled) => return,
             Ok(Ended::Early) => self.state.clock.now(),
@@ -178,11 +194,11 @@ impl Pump {
 
     async fn run(&mut self) -> sqlx::Result<Ended> {
         loop {
-            if !self.keep_lease().await? {
-                return Ok(Ended::Settled);
-            }
             if self.state.shutdown.is_cancelled() {
                 return Ok(Ended::Early);
+            }
+            if !self.lease.lasts() && !self.lease.extend().await? {
+                return Ok(Ended::Settled);
             }
             self.start_calls();
             if self.ready.is_empty() && self.is_time_to_look() {
@@ -193,44 +209,28 @@ impl Pump {
                         self.start_calls();
                     }
                     Found::Nothing => {}
-                    Found::Stop(until) => self.stopped = Some(until),
+                    Found::Stop => self.is_stopped = true,
                 }
             }
             let is_idle = self.calls.is_empty() && self.ready.is_empty();
             if self.is_time_to_settle() || is_idle && !self.done.is_empty() {
                 self.settle().await;
             } else if is_idle {
-                let has_looked = self.looked_at.is_some() || self.stopped.is_some();
+                let has_looked = self.looked_at.is_some() || self.is_stopped;
                 if has_looked && self.finish().await? {
                     return Ok(Ended::Settled);
                 }
                 // Something has come to wait since it was looked for.
-                (self.looked_at, self.stopped) = (None, None);
+                (self.looked_at, self.is_stopped) = (None, false);
             } else {
                 self.wait().await;
             }
         }
     }
 
-    /// Whether the work is still ours.
-    async fn keep_lease(&mut self) -> sqlx::Result<bool> {
-        let now = self.state.clock.now();
-        if self.extended_at.is_some_and(|at| now - at < EXTEND_EVERY) {
-            return Ok(true);
-        }
-        let Leased {
-            store_id,
-            id,
-            lease_id,
-            ..
-        } = self.row;
-        self.extended_at = Some(now);
-        outbox::extend(&self.state.pool, store_id, id, lease_id, now + LEASE).await
-    }
-
     fn is_time_to_look(&self) -> bool {
         let is_due = |at: Instant| at.elapsed() >= LOOK_EVERY;
-        self.stopped.is_none() && self.looked_at.is_none_or(is_due)
+        !self.is_stopped && self.looked_at.is_none_or(is_due)
     }
 
     fn is_time_to_settle(&self) -> bool {
@@ -240,15 +240,20 @@ impl Pump {
 
     fn start_calls(&mut self) {
         let Some(plan) = &self.plan else { return };
-        while self.calls.len() < MOST_OF_EXPORT {
+        while self.calls.len() < self.pace.most() {
             let Some(ready) = self.ready.pop_front() else {
                 return;
             };
-            let (state, shared) = (self.state.clone(), self.shared.clone());
-            // A task of its own: it goes on while others are loaded or settled.
             let record_id = ready.due.record_id;
-            let call = call(state, shared, Arc::clone(plan), ready);
-            let called = self.state.tasks.spawn(call);
+            let caller = Caller {
+                state: self.state.clone(),
+                shared: self.shared.clone(),
+                lease: Arc::clone(&self.lease),
+                pace: Arc::clone(&self.pace),
+                plan: Arc::clone(plan),
+            };
+            // A task of its own: it goes on while others are loaded or settled.
+            let called = self.state.tasks.spawn(caller.call(ready));
             let called = async move { (record_id, called.await.ok().flatten()) };
             self.calls.push(called.boxed());
         }
@@ -287,7 +292,7 @@ impl Pump {
         let done = std::mem::take(&mut self.done);
         self.done_since = None;
         let Some(plan) = &self.plan else { return };
-        settle(&self.state, &plan.export, &done).await;
+        settle(&self.state, plan.export.store_id, plan.export.id, &done).await;
         for settled in &done {
             self.in_hand.remove(&settled.due.record_id);
         }
@@ -304,8 +309,9 @@ impl Pump {
         }
     }
 
-    /// Waits for the calls under way, and settles them.
+    /// Waits for the calls under way, and settles them; what has not begun yet does not.
     async fn drain(&mut self) {
+        self.lease.end();
         self.give_up_ready();
         while let Some((record_id, settled)) = self.calls.next().await {
             self.note(record_id, settled);
@@ -320,23 +326,31 @@ impl Pump {
         let found = definitions::find(&pool, store_id, Which::Id(id)).await?;
         let now = self.state.clock.now();
         let Some(export) = found.into_iter().next().filter(Stored::is_active) else {
-            return Ok(Found::Stop(None));
+            return Ok(Found::Stop);
         };
-        if let Some(until) = export.held_until.filter(|until| *until > now) {
-            return Ok(Found::Stop(Some(until)));
+        if export.held_until.is_some_and(|until| until > now) {
+            return Ok(Found::Stop);
         }
-        let Some(plan) = self.planned(export) else {
-            return Ok(Found::Stop(Some(now + UNUSABLE)));
+        let Some(plan) = self.planned(export, now) else {
+            return Ok(Found::Stop);
         };
         let run_id = runs::can_walk(&pool, store_id, id).await?;
         if let Some(run_id) = run_id {
             self.walk(run_id).await?;
         }
         let in_hand: Vec<Uuid> = self.in_hand.iter().copied().collect();
-        let limit = i64::try_from(SLICE).unwrap_or(i64::MAX);
+        // As many as can be called soon.
+        let most = self.pace.most();
+        let free = most.saturating_sub(self.calls.len());
+        let slice = (free + most).min(SLICE);
+        let limit = i64::try_from(slice).unwrap_or(i64::MAX);
         let due = deliveries::due(&pool, store_id, id, &in_hand, limit, now).await?;
-        let is_all = due.len() < SLICE && run_id.is_none();
-        self.prepare(&plan, due).await?;
+        let is_all = due.len() < slice && run_id.is_none();
+        let lacking = self.prepare(&plan, due).await?;
+        if let Some(kib) = lacking {
+            self.wait_for_room(kib).await;
+            return Ok(Found::Something);
+        }
         Ok(if is_all {
             Found::Nothing
         } else {
@@ -345,7 +359,7 @@ impl Pump {
     }
 
     /// What calls have in common; none while the export's secrets can't be opened.
-    fn planned(&mut self, export: Stored) -> Option<Arc<Plan>> {
+    fn planned(&mut self, export: Stored, now: DateTime<Utc>) -> Option<Arc<Plan>> {
         let known = self.plan.as_ref();
         let known = known.filter(|plan| plan.export.updated_at == export.updated_at);
         if let Some(plan) = known {
@@ -356,6 +370,7 @@ impl Pump {
             Ok(secrets) => secrets,
             Err(error) => {
                 tracing::error!(store_id, %error, "an export has to wait");
+                self.unusable = Some((export.updated_at, now + UNUSABLE));
                 return None;
             }
         };
@@ -378,12 +393,15 @@ impl Pump {
         }
     }
 
-    /// Decides what is called and what is skipped.
-    async fn prepare(&mut self, plan: &Arc<Plan>, due: Vec<Due>) -> sqlx::Result<()> {
+    /// Decides what is called and what is skipped. Gives the KiB of a body that has no room: what
+    /// comes after it waits where it was, too.
+    async fn prepare(&mut self, plan: &Arc<Plan>, due: Vec<Due>) -> sqlx::Result<Option<u32>> {
+        let mut lacking = None;
         if due.is_empty() {
-            return Ok(());
+            return Ok(lacking);
         }
-        // Held until the bodies have their room: before that nobody knows how much it is.
+        // Held until the bodies have their room: before that nobody knows how much it is. They don't
+        // wait for it, or others could load nothing.
         let loading = Arc::clone(&self.shared.loads).acquire_owned().await;
         let mut snapshots = self.load(&due).await?;
         let latest = self.latest(plan, &due).await?;
@@ -400,14 +418,16 @@ impl Pump {
                     let settled = Settled {
                         due,
                         external_id,
+                        called_as: plan.export.updated_at,
                         came,
                     };
                     self.note(record_id, Some(settled));
                 }
                 Ok(call) => {
-                    let Some(room) = self.room(call.body.len()).await else {
-                        // Other bodies take all the room: the rest waits where it was.
+                    let kib = kib(call.body.len());
+                    let Some(room) = self.room(kib) else {
                         self.in_hand.remove(&record_id);
+                        lacking = Some(kib);
                         break;
                     };
                     self.ready.push_back(Ready {
@@ -419,8 +439,9 @@ impl Pump {
                 }
             }
         }
+        self.reserved = None;
         drop(loading);
-        Ok(())
+        Ok(lacking)
     }
 
     async fn load(&mut self, due: &[Due]) -> sqlx::Result<HashMap<Uuid, Snapshot>> {
@@ -454,11 +475,27 @@ impl Pump {
         Ok(latest.into_iter().collect())
     }
 
-    async fn room(&mut self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = bytes.div_ceil(1_024).clamp(1, MOST_BODIES_KIB);
-        let kib = u32::try_from(kib).ok()?;
+    /// Room for a body, if there is some now.
+    fn room(&mut self, kib: u32) -> Option<OwnedSemaphorePermit> {
+        let wanted = usize::try_from(kib).unwrap_or(usize::MAX);
+        let reserved = self.reserved.as_mut();
+        let reserved = reserved.and_then(|reserved| reserved.split(wanted));
+        reserved.or_else(|| {
+            let bodies = Arc::clone(&self.shared.bodies);
+            bodies.try_acquire_many_owned(kib).ok()
+        })
+    }
+
+    /// Waits for room for a body that is not held meanwhile.
+    async fn wait_for_room(&mut self, kib: u32) {
+        let patience = if self.calls.is_empty() {
+            PATIENCE
+        } else {
+            LOOK_EVERY
+        };
         let room = Arc::clone(&self.shared.bodies).acquire_many_owned(kib);
-        tokio::time::timeout(PATIENCE, room).await.ok()?.ok()
+        let room = tokio::time::timeout(patience, room).await;
+        self.reserved = room.ok().and_then(Result::ok);
     }
 
     /// Ends the work when nothing is due, see above; false when something is after all.
@@ -482,8 +519,9 @@ impl Pump {
                 Some(export) => {
                     let next = next_time(&mut *connection, &export).await?;
                     let now = self.state.clock.now();
-                    let stopped = self.stopped.flatten();
-                    match next.map(|next| stopped.map_or(next, |until| until.max(next))) {
+                    // All else is as it is now, whatever the last look saw.
+                    let unusable = self.unusable.filter(|(at, _)| *at == export.updated_at);
+                    match next.map(|next| unusable.map_or(next, |(_, until)| until.max(next))) {
                         None => Settlement::Done,
                         Some(next) if next <= now => return Ok(false),
                         Some(due_at) => Settlement::Again { due_at, code: None },
@@ -538,60 +576,96 @@ async fn next_time(
     Ok(next.map(|next| export.held_until.map_or(next, |until| until.max(next))))
 }
 
-/// Makes a call; none when shutdown came first.
-async fn call(state: State, shared: Shared, plan: Arc<Plan>, ready: Ready) -> Option<Settled> {
-    let place = tokio::select! {
-        place = shared.calls.acquire() => place.ok()?,
-        () = state.shutdown.cancelled() => return None,
-    };
-    let Ready {
-        due,
-        external_id,
-        call,
-        room,
-    } = ready;
-    let Decided {
-        url,
-        key,
-        content,
-        body,
-    } = call;
-    let request = plan.request(url, &key, body, state.clock.now());
-    let answer = shared.client.call(request).await;
-    drop((place, room));
-    let came = came(&state, answer, key, content);
-    Some(Settled {
-        due,
-        external_id,
-        came,
-    })
+/// What a body takes of the room.
+fn kib(bytes: usize) -> u32 {
+    let kib = bytes.div_ceil(1_024).clamp(1, MOST_BODIES_KIB);
+    u32::try_from(kib).unwrap_or(u32::MAX)
 }
 
-fn came(state: &State, answer: Result<Answer, CallError>, key: String, content: [u8; 32]) -> Came {
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            return Came::Failed {
-                code: error.code().to_owned(),
-                status: None,
-                asked: None,
-            };
+/// What a call needs.
+struct Caller {
+    state: State,
+    shared: Shared,
+    lease: Arc<Lease>,
+    pace: Arc<Pace>,
+    plan: Arc<Plan>,
+}
+
+impl Caller {
+    /// Makes a call; none when somebody else may make it before this one had ended.
+    async fn call(self, ready: Ready) -> Option<Settled> {
+        let place = tokio::select! {
+            place = self.shared.calls.acquire() => place.ok()?,
+            () = self.lease.over() => return None,
+        };
+        if !self.lease.lasts() {
+            return None;
         }
-    };
-    let number = answer.status.as_u16();
-    let status = i16::try_from(number).unwrap_or(0);
-    if answer.status.is_success() {
-        return Came::Sent {
+        let Ready {
+            due,
+            external_id,
+            call,
+            room,
+        } = ready;
+        let Decided {
+            url,
             key,
             content,
-            status,
-            entry_id: state.clock.new_id(),
-        };
+            body,
+        } = call;
+        let began = self.state.clock.now();
+        let request = self.plan.request(url, &key, body, began);
+        let answer = self.shared.client.call(request).await;
+        drop((place, room));
+        Some(Settled {
+            due,
+            external_id,
+            called_as: self.plan.export.updated_at,
+            came: self.came(answer, began, key, content),
+        })
     }
-    let now = state.clock.now();
-    Came::Failed {
-        code: format!("http_{number}"),
-        status: Some(status),
-        asked: answer.retry_after.map(|after| schedule::asked(after, now)),
+
+    fn came(
+        &self,
+        answer: Result<Answer, CallError>,
+        began: DateTime<Utc>,
+        key: String,
+        content: [u8; 32],
+    ) -> Came {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if !matches!(error, CallError::Refused(_)) {
+                    self.pace.note_silence();
+                }
+                return Came::Failed {
+                    code: error.code().to_owned(),
+                    status: None,
+                    asked: None,
+                };
+            }
+        };
+        let number = answer.status.as_u16();
+        let status = i16::try_from(number).unwrap_or(0);
+        if answer.status.is_success() {
+            self.pace.note_success();
+            return Came::Sent {
+                key,
+                content,
+                status,
+                entry_id: self.state.clock.new_id(),
+            };
+        }
+        let now = self.state.clock.now();
+        let asked = match answer.retry_after {
+            Some(retry_after) => Some(schedule::asked(retry_after, now)),
+            None if [429, 503].contains(&number) => Some(self.pace.note_busy(began, now)),
+            None => None,
+        };
+        Came::Failed {
+            code: format!("http_{number}"),
+            status: Some(status),
+            asked,
+        }
     }
 }

@@ -2,14 +2,16 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::pages::{MOST_SCANNED, Page};
 use super::runs::{Locked, complete};
 
 /// Its record waits for its call.
 const PENDING: &str = "pending";
+
 /// What a run came to with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -100,17 +102,23 @@ pub async fn tell(
     news: &[News],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    let record_ids: Vec<Uuid> = news.iter().map(|news| news.record_id).collect();
+    let mut record_ids: Vec<Uuid> = news.iter().map(|news| news.record_id).collect();
+    record_ids.sort_unstable();
+    // Looked up one by one: see `deliveries::lock`.
     let open = sqlx::query!(
-        "select record_id, outcome
-        from export_results
-        where store_id = $1
-            and run_id = $2
-            and record_id = any($3)
-            and attempt = $4
-            and outcome in ('pending', 'failed')
-        order by record_id
-        for update",
+        "select locked.*
+        from unnest($3::uuid[]) as told (record_id)
+        cross join lateral (
+            select record_id, outcome
+            from export_results r
+            where r.run_id = $2
+                and r.record_id = told.record_id
+                and r.store_id = $1
+                and r.attempt = $4
+                and r.outcome in ('pending', 'failed')
+            limit 1
+            for update
+        ) locked",
         store_id,
         run.id,
         &record_ids,
@@ -130,7 +138,7 @@ pub async fn tell(
     if told.is_empty() {
         return Ok(());
     }
-    write_results(connection, store_id, run.id, &told, now).await?;
+    write_results(connection, store_id, run, &told, now).await?;
     sqlx::query!(
         "update export_runs
         set sent = sent + $3, skipped = skipped + $4, failed = failed + $5, updated_at = $6
@@ -169,7 +177,7 @@ impl Moves {
 async fn write_results(
     connection: &mut PgConnection,
     store_id: i64,
-    run_id: Uuid,
+    run: Locked,
     news: &[&News],
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -181,24 +189,30 @@ async fn write_results(
         .iter()
         .map(|news| news.external_id.as_deref())
         .collect();
+    // They are there, so nothing is inserted: see `deliveries::write`.
     sqlx::query!(
-        "update export_results r
-        set outcome = new.outcome,
-            error_code = new.error_code,
-            key = new.key,
-            external_id = new.external_id,
-            updated_at = $3
+        "insert into export_results (
+            store_id, run_id, record_id, resource, external_id, attempt, outcome, error_code, key,
+            updated_at
+        )
+        select $1, $2, record_id, '', external_id, $9, outcome, error_code, key, $3
         from unnest($4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[])
             as new (record_id, outcome, error_code, key, external_id)
-        where r.store_id = $1 and r.run_id = $2 and r.record_id = new.record_id",
+        on conflict (run_id, record_id, store_id) do update
+        set outcome = excluded.outcome,
+            error_code = excluded.error_code,
+            key = excluded.key,
+            external_id = excluded.external_id,
+            updated_at = excluded.updated_at",
         store_id,
-        run_id,
+        run.id,
         now,
         &record_ids,
         &outcomes as &[&str],
         &codes as &[Option<&str>],
         &keys as &[Option<&str>],
         &names as &[Option<&str>],
+        run.attempt,
     )
     .execute(connection)
     .await?;
@@ -227,34 +241,58 @@ pub struct RunResult {
     pub updated_at: DateTime<Utc>,
 }
 
-/// Results of a run, in order of their records' ids.
+/// Results of a run's present attempt, in order of their records' ids.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    db: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     store_id: i64,
-    run_id: Uuid,
+    run: Locked,
     outcome: Option<&str>,
     after: Uuid,
     limit: i64,
-) -> sqlx::Result<Vec<RunResult>> {
-    sqlx::query_as!(
+) -> sqlx::Result<Page<RunResult>> {
+    let rows = sqlx::query_as!(
         RunResult,
         "select resource, record_id, external_id, outcome, error_code, key, updated_at
-        from export_results
-        where run_id = $2
-            and store_id = $1
-            and ($3::text is null or outcome = $3)
-            and record_id > $4
+        from (
+            select *
+            from export_results
+            where run_id = $2 and store_id = $1 and record_id > $3
+            order by record_id
+            limit $7
+        ) looked_at
+        where attempt = $4 and ($5::text is null or outcome = $5)
         order by record_id
-        limit $5",
+        limit $6",
         store_id,
-        run_id,
-        outcome,
+        run.id,
         after,
-        limit,
+        run.attempt,
+        outcome,
+        limit + 1,
+        MOST_SCANNED,
     )
-    .fetch_all(db)
-    .await
+    .fetch_all(&mut *connection)
+    .await?;
+    match Page::full(rows, limit, |row| row.record_id) {
+        Ok(page) => Ok(page),
+        Err(rows) => {
+            let last = sqlx::query_scalar!(
+                "select record_id
+                from export_results
+                where run_id = $2 and store_id = $1 and record_id > $3
+                order by record_id
+                offset $4
+                limit 1",
+                store_id,
+                run.id,
+                after,
+                MOST_SCANNED - 1,
+            );
+            let next_after = last.fetch_optional(connection).await?;
+            Ok(Page { rows, next_after })
+        }
+    }
 }

@@ -23,6 +23,8 @@ use crate::state::State;
 const SLICE: i64 = 500;
 /// Records that were walked and wait; beyond them the walk waits, too.
 const MOST_PENDING: i64 = 1_000;
+/// Records of a resource that are counted when a run begins; more take too long to be waited for.
+const MOST_COUNTED: i64 = 100_000;
 
 /// A run as it is answered.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -35,7 +37,8 @@ pub struct Run {
     pub status: String,
     /// One more with each retry.
     pub attempt: i32,
-    /// Records to be looked at: counted at the beginning, exact at the end.
+    /// Records to be looked at: exact when all of them were found. Before that no more than 100,000
+    /// of each resource are counted, and it grows as more are found.
     pub total: i64,
     /// Those that the receiver took.
     pub sent: i64,
@@ -43,7 +46,7 @@ pub struct Run {
     pub skipped: i64,
     /// Those whose call failed; the schedule may still turn them into sent ones.
     pub failed: i64,
-    /// Those that are still to be looked at.
+    /// Those of them that are still to be looked at.
     pub pending: i64,
     /// When it was begun.
     pub created_at: DateTime<Utc>,
@@ -72,33 +75,56 @@ pub async fn find(
     export_id: Uuid,
     which: Which,
 ) -> sqlx::Result<Vec<Run>> {
-    let (id, status, after, limit) = match which {
-        Which::Id(id) => (Some(id), None, Uuid::nil(), 1),
-        Which::Running => (None, Some("running"), Uuid::nil(), 1),
-        Which::After(after, limit) => (None, None, after, limit),
-    };
-    sqlx::query_as!(
-        Run,
-        r#"select
-            id as run_id, status, attempt, total, sent, skipped, failed,
-            greatest(total - sent - skipped - failed, 0) as "pending!", created_at, finished_at
-        from export_runs
-        where export_id = $2
-            and store_id = $1
-            and ($3::uuid is null or id = $3)
-            and ($4::text is null or status = $4)
-            and id > $5
-        order by id
-        limit $6"#,
-        store_id,
-        export_id,
-        id,
-        status,
-        after,
-        limit,
-    )
-    .fetch_all(db)
-    .await
+    // A statement for each, with its index.
+    match which {
+        Which::Id(id) => {
+            let found = sqlx::query_as!(
+                Run,
+                r#"select
+                    id as run_id, status, attempt, total, sent, skipped, failed,
+                    greatest(total - sent - skipped - failed, 0) as "pending!", created_at,
+                    finished_at
+                from export_runs
+                where id = $3 and store_id = $1 and export_id = $2"#,
+                store_id,
+                export_id,
+                id,
+            );
+            found.fetch_all(db).await
+        }
+        Which::Running => {
+            let found = sqlx::query_as!(
+                Run,
+                r#"select
+                    id as run_id, status, attempt, total, sent, skipped, failed,
+                    greatest(total - sent - skipped - failed, 0) as "pending!", created_at,
+                    finished_at
+                from export_runs
+                where export_id = $2 and store_id = $1 and status = 'running'"#,
+                store_id,
+                export_id,
+            );
+            found.fetch_all(db).await
+        }
+        Which::After(after, limit) => {
+            let found = sqlx::query_as!(
+                Run,
+                r#"select
+                    id as run_id, status, attempt, total, sent, skipped, failed,
+                    greatest(total - sent - skipped - failed, 0) as "pending!", created_at,
+                    finished_at
+                from export_runs
+                where export_id = $2 and store_id = $1 and id > $3
+                order by id
+                limit $4"#,
+                store_id,
+                export_id,
+                after,
+                limit,
+            );
+            found.fetch_all(db).await
+        }
+    }
 }
 
 /// Locks an export's row: runs of it are begun one after the other.
@@ -133,6 +159,8 @@ pub async fn begin(
     connection: &mut PgConnection,
     export: &Stored,
 ) -> sqlx::Result<Result<Begun, Error>> {
+    // Before others have to wait.
+    let total = count(&mut *connection, export).await?;
     match lock_export(&mut *connection, export).await? {
         None => return Ok(Err(Error::NotFound)),
         Some(false) => return Ok(Err(Error::ExportPaused)),
@@ -143,7 +171,6 @@ pub async fn begin(
     if let Some(run) = running.into_iter().next() {
         return Ok(Ok(Begun::Running(run)));
     }
-    let total = count(connection, export).await?;
     let (run_id, now) = (state.clock.new_id(), state.clock.now());
     sqlx::query!(
         "insert into export_runs (
@@ -192,6 +219,8 @@ pub async fn retry(
     run_id: Uuid,
 ) -> sqlx::Result<Result<Run, Error>> {
     let Stored { store_id, id, .. } = *export;
+    // Before others have to wait.
+    let total = count(&mut *connection, export).await?;
     let is_active = lock_export(&mut *connection, export).await?;
     if let Err(error) = one(&mut *connection, store_id, id, run_id).await? {
         return Ok(Err(error));
@@ -205,7 +234,6 @@ pub async fn retry(
     if running.iter().any(|run| run.run_id != run_id) {
         return Ok(Err(Error::ExportRunning));
     }
-    let total = count(connection, export).await?;
     let now = state.clock.now();
     sqlx::query!(
         "update export_runs
@@ -244,7 +272,9 @@ async fn count(connection: &mut PgConnection, export: &Stored) -> sqlx::Result<i
         .iter()
         .filter_map(|path| catalog::entry(path))
     {
-        total += entry.count(&mut *connection, export.store_id).await?;
+        total += entry
+            .count(&mut *connection, export.store_id, MOST_COUNTED)
+            .await?;
     }
     Ok(total)
 }

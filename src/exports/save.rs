@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::definitions::{Export, MOST_EXPORTS, Stored, Which, find, named, place};
 use super::input::{ACTIVE, LIVE, Wanted};
 use super::{CONSUMER, KIND, signing};
+use crate::config::Secret;
 use crate::engine::consumers;
 use crate::engine::write::Outcome;
 use crate::error::Error;
@@ -83,8 +84,8 @@ async fn insert(
     }
     let (id, now) = (state.clock.new_id(), state.clock.now());
     let fresh = wanted.signing_secret.is_none().then(signing::new_secret);
-    let secret = wanted.signing_secret.as_ref().or(fresh.as_ref());
-    let secret = secret.map(String::as_str);
+    let secret = wanted.signing_secret.as_ref().map(Secret::expose);
+    let secret = secret.or(fresh.as_deref());
     let sealed = match Sealed::of(state, store_id, id, wanted, secret) {
         Ok(sealed) => sealed,
         Err(error) => return Ok(Err(error)),
@@ -163,7 +164,14 @@ async fn replace(
 ) -> sqlx::Result<Result<Saved, Error>> {
     let Stored { store_id, id, .. } = stored;
     let (now, settings) = (state.clock.now(), &wanted.settings);
-    let secret = wanted.signing_secret.as_deref();
+    // One that can't be opened any more signs nothing: whoever posts is shown another.
+    let is_lost = || {
+        let opened = stored.opened_secret(state.config.secret_key.as_ref());
+        opened.is_err()
+    };
+    let fresh = (wanted.signing_secret.is_none() && is_lost()).then(signing::new_secret);
+    let secret = wanted.signing_secret.as_ref().map(Secret::expose);
+    let secret = secret.or(fresh.as_deref());
     let sealed = match Sealed::of(state, store_id, id, wanted, secret) {
         Ok(sealed) => sealed,
         Err(error) => return Ok(Err(error)),
@@ -220,8 +228,10 @@ async fn replace(
     if woken {
         outbox::wake(&mut *connection, store_id, KIND, id, now).await?;
     }
+    let mut export = again(connection, store_id, id).await?.into_answer();
+    export.signing_secret = fresh;
     Ok(Ok(Saved {
-        export: again(connection, store_id, id).await?.into_answer(),
+        export,
         outcome: Outcome::Updated,
         woken,
     }))

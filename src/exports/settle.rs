@@ -17,8 +17,8 @@ use metrics::counter;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::definitions::{self, Stored};
-use super::deliveries::{self, Become, Due, Locked};
+use super::definitions::{self, AsCalled};
+use super::deliveries::{self, Become, Due, Locked, NOT_SETTLED};
 use super::log::{self, NewEntry};
 use super::results::{self, News, Outcome};
 use super::runs;
@@ -28,8 +28,6 @@ use crate::engine::transaction::Transaction;
 use crate::outbox;
 use crate::state::State;
 
-/// How often Postgres may refuse to note what came of calls.
-const MOST_REFUSALS: u32 = 20;
 /// How long to wait after the database failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
@@ -40,6 +38,8 @@ pub struct Settled {
     pub due: Due,
     /// Its external id, where that names no person.
     pub external_id: Option<String>,
+    /// When the export had last changed that was called.
+    pub called_as: DateTime<Utc>,
     /// What came of it.
     pub came: Came,
 }
@@ -171,7 +171,17 @@ impl Settled {
         }
     }
 
-    fn entry(&self) -> Option<NewEntry> {
+    /// The receiver was told that the person was erased.
+    fn is_notice(&self) -> bool {
+        self.due.erased_at.is_some() && matches!(self.came, Came::Sent { .. } | Came::Skipped)
+    }
+
+    /// The entry of a call that was taken. Of a person who was erased meanwhile none is kept: the
+    /// digest of what was sent could be guessed at.
+    fn entry(&self, now: &Locked, number: i64) -> Option<NewEntry> {
+        if now.erased_at.is_some() && self.due.erased_at.is_none() {
+            return None;
+        }
         let Came::Sent {
             key,
             content,
@@ -182,6 +192,7 @@ impl Settled {
             return None;
         };
         Some(NewEntry {
+            number,
             key: key.clone(),
             resource: self.due.resource.clone(),
             record_id: self.due.record_id,
@@ -210,78 +221,167 @@ impl Settled {
 }
 
 /// Writes down what came of deliveries of an export; waits for the database as long as that is
-/// away.
-pub async fn settle(state: &State, export: &Stored, settled: &[Settled]) {
+/// away. What Postgres refuses to hold is given up alone.
+pub async fn settle(state: &State, store_id: i64, export_id: Uuid, settled: &[Settled]) {
     if settled.is_empty() {
         return;
     }
-    let mut refused = 0;
-    while let Err(failure) = settle_once(state, export, settled).await {
-        let store_id = export.store_id;
-        tracing::warn!(store_id, %failure, "what came of an export's calls can't be noted yet");
-        refused += u32::from(failure.is_of_one_row());
-        if refused == MOST_REFUSALS {
-            tracing::error!(store_id, %failure, "an export's calls will be made again");
-            return;
+    if settle_all(state, store_id, export_id, settled)
+        .await
+        .is_err()
+    {
+        for one in settled {
+            let alone = std::slice::from_ref(one);
+            if settle_all(state, store_id, export_id, alone).await.is_err() {
+                give_up(state, store_id, export_id, one).await;
+            }
         }
-        tokio::time::sleep(AFTER_FAILURE).await;
     }
     for settled in settled {
         counter!("keyfold_export_calls_total", "result" => settled.result()).increment(1);
     }
 }
 
-async fn settle_once(state: &State, export: &Stored, settled: &[Settled]) -> Result<(), Failure> {
+/// The same for all of them or none.
+///
+/// # Errors
+/// When Postgres refuses a row.
+async fn settle_all(
+    state: &State,
+    store_id: i64,
+    export_id: Uuid,
+    settled: &[Settled],
+) -> Result<(), Failure> {
+    while let Err(failure) = settle_once(state, store_id, export_id, settled).await {
+        tracing::warn!(store_id, %failure, "what came of an export's calls can't be noted yet");
+        if failure.is_of_one_row() {
+            return Err(failure);
+        }
+        tokio::time::sleep(AFTER_FAILURE).await;
+    }
+    Ok(())
+}
+
+async fn settle_once(
+    state: &State,
+    store_id: i64,
+    export_id: Uuid,
+    settled: &[Settled],
+) -> Result<(), Failure> {
     let mut transaction = Transaction::begin(&state.pool).await?;
-    let noted = note(state, transaction.connection(), export, settled).await;
+    let connection = transaction.connection();
+    let noted = note(state, connection, store_id, export_id, settled).await;
     transaction.end(noted).await
+}
+
+/// Lets a delivery be dead whose call can't be noted: it would be made for ever.
+async fn give_up(state: &State, store_id: i64, export_id: Uuid, one: &Settled) {
+    while let Err(failure) = give_up_once(state, store_id, export_id, &one.due).await {
+        tracing::error!(store_id, %failure, "a call of an export can't be given up");
+        if failure.is_of_one_row() {
+            return;
+        }
+        tokio::time::sleep(AFTER_FAILURE).await;
+    }
+}
+
+async fn give_up_once(
+    state: &State,
+    store_id: i64,
+    export_id: Uuid,
+    due: &Due,
+) -> Result<(), Failure> {
+    let now = state.clock.now();
+    let mut transaction = Transaction::begin(&state.pool).await?;
+    let connection = transaction.connection();
+    let given_up = async {
+        let run_ids: Vec<Uuid> = due.run_id.into_iter().collect();
+        let runs = runs::lock(&mut *connection, store_id, &run_ids).await?;
+        deliveries::give_up(&mut *connection, store_id, export_id, due, now).await?;
+        let news = News {
+            record_id: due.record_id,
+            outcome: Outcome::Failed,
+            error_code: Some(NOT_SETTLED.to_owned()),
+            key: None,
+            external_id: None,
+        };
+        for run in runs {
+            results::tell(
+                &mut *connection,
+                store_id,
+                run,
+                std::slice::from_ref(&news),
+                now,
+            )
+            .await?;
+        }
+        Ok(())
+    };
+    let given_up = given_up.await;
+    transaction.end(given_up).await
 }
 
 /// Locks in everybody's order: the export, runs, deliveries, results, the outbox.
 async fn note(
     state: &State,
     connection: &mut PgConnection,
-    export: &Stored,
+    store_id: i64,
+    export_id: Uuid,
     settled: &[Settled],
 ) -> sqlx::Result<()> {
-    let (store_id, now) = (export.store_id, state.clock.now());
-    if settled.iter().any(Settled::is_gone) {
-        definitions::pause_gone(&mut *connection, export, now).await?;
-    } else if let Some(until) = settled.iter().filter_map(Settled::hold).max() {
-        definitions::hold_until(&mut *connection, export, until).await?;
+    let now = state.clock.now();
+    // What was changed since is another receiver, or a mended one: only the last calls count.
+    let called_as = settled.iter().map(|one| one.called_as).max();
+    if let Some(updated_at) = called_as {
+        let export = AsCalled {
+            store_id,
+            id: export_id,
+            updated_at,
+        };
+        let last = || settled.iter().filter(|one| one.called_as == updated_at);
+        if last().any(Settled::is_gone) {
+            definitions::pause_gone(&mut *connection, export, now).await?;
+        } else if let Some(until) = last().filter_map(Settled::hold).max() {
+            definitions::hold_until(&mut *connection, export, until).await?;
+        }
     }
     let mut run_ids: Vec<Uuid> = settled.iter().filter_map(|one| one.due.run_id).collect();
     run_ids.sort_unstable();
     run_ids.dedup();
     let runs = runs::lock(&mut *connection, store_id, &run_ids).await?;
     let record_ids: Vec<Uuid> = settled.iter().map(|one| one.due.record_id).collect();
-    let locked = deliveries::lock(&mut *connection, store_id, export.id, &record_ids).await?;
+    let locked = deliveries::lock(&mut *connection, store_id, export_id, &record_ids).await?;
     let locked: HashMap<Uuid, Locked> =
         locked.into_iter().map(|row| (row.record_id, row)).collect();
     let (mut rows, mut entries, mut is_late) = (Vec::new(), Vec::new(), false);
+    let mut told: Vec<(Uuid, i64)> = Vec::new();
     let mut news: HashMap<Uuid, Vec<News>> = HashMap::new();
     for one in settled {
         let row = locked.get(&one.due.record_id);
         let Some((row, becomes)) = row.and_then(|row| Some((row, one.becomes(row, now)?))) else {
             continue;
         };
-        rows.push(becomes);
         is_late |= row.successes != one.due.successes;
-        entries.extend(one.entry());
+        entries.extend(one.entry(row, becomes.successes));
+        if one.is_notice() {
+            told.push((becomes.record_id, becomes.successes));
+        }
+        rows.push(becomes);
         if let Some(run_id) = one.due.run_id.filter(|id| row.run_id == Some(*id)) {
             news.entry(run_id).or_default().push(one.news());
         }
     }
-    deliveries::write(&mut *connection, store_id, export.id, &rows, now).await?;
+    deliveries::write(&mut *connection, store_id, export_id, &rows, now).await?;
     for run in runs {
         if let Some(news) = news.get(&run.id) {
             results::tell(&mut *connection, store_id, run, news, now).await?;
         }
     }
-    log::append(&mut *connection, store_id, export.id, &entries, now).await?;
+    log::append(&mut *connection, store_id, export_id, &entries, now).await?;
+    log::forget_before(&mut *connection, store_id, export_id, &told).await?;
     if is_late {
         // Whoever has the lease may have found nothing to do before.
-        outbox::wake(connection, store_id, KIND, export.id, now).await?;
+        outbox::wake(connection, store_id, KIND, export_id, now).await?;
     }
     Ok(())
 }

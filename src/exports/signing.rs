@@ -24,12 +24,12 @@ pub fn new_secret() -> String {
 ///
 /// # Errors
 /// Anything but `whsec_` and the base64 of 24 to 64 bytes.
-pub fn read_secret(node: &Node<'_>) -> Checked<String> {
+pub fn read_secret(node: &Node<'_>) -> Checked<Secret> {
     let Value::String(text) = &node.value else {
         return Err(Faults::one("must be a string"));
     };
     if Signer::of(text).is_some() {
-        Ok(text.clone().into_owned())
+        Ok(Secret::new(text))
     } else {
         Err(Faults::one(
             "must be whsec_ and the base64 of 24 to 64 bytes",

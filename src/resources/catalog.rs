@@ -50,7 +50,7 @@ pub struct Entry {
     pub schema: (Value, Value),
     by_ids: for<'c> fn(&'c mut PgConnection, i64, &'c [Uuid]) -> Asked<'c, Vec<Snapshot>>,
     ids_after: for<'c> fn(&'c mut PgConnection, i64, Uuid, i64) -> Asked<'c, Vec<Uuid>>,
-    count: for<'c> fn(&'c mut PgConnection, i64) -> Asked<'c, i64>,
+    count: for<'c> fn(&'c mut PgConnection, i64, i64) -> Asked<'c, i64>,
     find: for<'c> fn(&'c mut PgConnection, i64, &'c str) -> Asked<'c, Option<Uuid>>,
 }
 
@@ -74,7 +74,7 @@ impl Entry {
             ids_after: |connection, store_id, after, limit| {
                 Box::pin(R::ids_after(connection, store_id, after, limit))
             },
-            count: |connection, store_id| Box::pin(R::count(connection, store_id)),
+            count: |connection, store_id, most| Box::pin(R::count(connection, store_id, most)),
             find: |connection, store_id, segment| {
                 Box::pin(find::<R>(connection, store_id, segment))
             },
@@ -111,12 +111,17 @@ impl Entry {
         (self.ids_after)(connection, store_id, after, limit).await
     }
 
-    /// How many records a store has.
+    /// How many records a store has; no more than so many are counted.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn count(&self, connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
-        (self.count)(connection, store_id).await
+    pub async fn count(
+        &self,
+        connection: &mut PgConnection,
+        store_id: i64,
+        most: i64,
+    ) -> sqlx::Result<i64> {
+        (self.count)(connection, store_id, most).await
     }
 
     /// The id of the record that a segment of a path names.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use http::Method;
+use keyfold::config::Config;
 use keyfold::edge::Limits;
 use keyfold::engine::Resource as _;
 use keyfold::resources::orders::Order;
@@ -13,6 +14,8 @@ use sqlx::PgPool;
 
 use crate::support::app::App;
 use crate::support::automations::{checkout_of, on_call, on_change};
+use crate::support::exports::{configure, counts};
+use crate::support::receiver::Receiver;
 use crate::support::scale::eventually;
 
 const ORDERS: u64 = 4_000;
@@ -34,6 +37,16 @@ const MOST_READ_PER_CART: &[(&str, i64)] = &[
     ("contacts", 60),
     ("events", 200),
     ("messages", 200),
+];
+
+const EXPORTED: usize = 4_000;
+/// Walked, due, called for, and noted in three tables.
+const MOST_READ_PER_EXPORTED: i64 = 60;
+const TABLES_OF_EXPORTS: &[&str] = &[
+    "export_deliveries",
+    "export_log",
+    "export_runs",
+    "export_results",
 ];
 
 #[tokio::test]
@@ -142,6 +155,44 @@ async fn plans_of_a_store_without_runs_do_not_walk_a_full_one() {
 }
 
 /// Sends a template to as many people, each under a key of its own.
+#[tokio::test]
+async fn plans_of_an_export_without_records_do_not_walk_a_full_one() {
+    let few_connections = |config: &mut Config| {
+        configure(config);
+        config.database_max_connections = 2;
+    };
+    let app = App::start_with(few_connections, Limits::default()).await;
+    let receiver = Receiver::start().await;
+    app.push_many(20).await;
+    app.export(&receiver, &json!({ "mode": "manual" })).await;
+    assert_eq!(app.run_through().await, [20, 0, 0]);
+    for table in TABLES_OF_EXPORTS {
+        let analyze = sqlx::AssertSqlSafe(format!("analyze {table}"));
+        sqlx::query(analyze).execute(&app.pool).await.expect("ours");
+    }
+    assert_eq!(app.run_through().await, [0, 20, 0]);
+    app.push_many(EXPORTED).await;
+    let before = read_of(&app.pool).await;
+    let run = app.run().await;
+    assert_eq!(run["total"], EXPORTED);
+    let done = app.completed(&run).await;
+    assert_eq!(counts(&done), [EXPORTED as i64 - 20, 20, 0]);
+    let pool = app.pool.clone();
+    app.stop().await;
+    settled(&pool).await;
+    let now = read_of(&pool).await;
+    let of_exports = |read: &HashMap<String, i64>| -> i64 {
+        TABLES_OF_EXPORTS.iter().map(|table| read[*table]).sum()
+    };
+    let read = of_exports(&now) - of_exports(&before);
+    let per_record = read / EXPORTED as i64;
+    println!("{per_record} entries and rows per exported record");
+    assert!(
+        per_record <= MOST_READ_PER_EXPORTED,
+        "{per_record} index entries and rows read per exported record"
+    );
+}
+
 async fn send(app: &App, template_id: &Value, numbers: impl Iterator<Item = u64>) {
     for n in numbers {
         let phone = format!("+336{n:08}");

@@ -309,12 +309,14 @@ impl Resource for Customer {
         page_of_ids(connection, store_id, after, limit, Filter::All).await
     }
 
-    async fn count(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+    async fn count(connection: &mut PgConnection, store_id: i64, most: i64) -> sqlx::Result<i64> {
         let count = sqlx::query_scalar!(
             r#"select count(*) as "count!"
-            from customers
-            where store_id = $1 and erased_at is null"#,
+            from (
+                select from customers where store_id = $1 and erased_at is null limit $2
+            ) counted"#,
             store_id,
+            most,
         );
         count.fetch_one(connection).await
     }

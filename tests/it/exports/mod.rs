@@ -1,7 +1,9 @@
 //! Calls to other systems that are safe to repeat.
 
+mod lists;
 mod live;
 mod processes;
+mod pump;
 mod receivers;
 mod saving;
 mod secrecy;

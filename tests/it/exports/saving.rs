@@ -103,6 +103,9 @@ async fn every_faulty_field_is_named() {
         "url",
     ];
     assert_eq!(answer.faulty(), expected);
+    let both = json!({ "url": "http://10.0.0.1/{id}", "mode": "off" });
+    let answer = app.post("exports", &export(&receiver, &both)).await;
+    assert_eq!(answer.expect(422).faulty(), ["mode", "url"]);
     for url in [
         "http://10.0.0.1/",
         "http://169.254.169.254/latest",
@@ -181,6 +184,12 @@ async fn a_paused_export_begins_no_run_and_odd_requests_are_refused() {
         ("x", &[("content-type", "text/plain")], 415),
     ] {
         app.send(Method::POST, &path, headers, body)
+            .await
+            .expect(status);
+    }
+    let long = "x".repeat(2 * 1_024 * 1_024);
+    for (headers, status) in [(typed, 413), (&[("content-type", "text/plain")][..], 415)] {
+        app.send(Method::POST, &path, headers, long.as_str())
             .await
             .expect(status);
     }

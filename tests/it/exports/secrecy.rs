@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use serde_json::{Value, json};
 
-use crate::support::exports::{calls, start};
+use crate::support::exports::{calls, export, start};
 use crate::support::receiver::{Call, Receiver, Says};
 use crate::support::rows::texts;
 
@@ -109,5 +109,14 @@ async fn sealed_secrets_open_only_in_their_export() {
     app.calls_have_come().await;
     assert_eq!(receiver.calls().len(), 0);
     assert_eq!(app.deliveries().await[0]["state"], "waiting");
+    // Saved again it gets another secret, which is shown.
+    let same = export(&receiver, &json!({}));
+    let saved = app.post("exports", &same).await.expect(200);
+    assert_eq!(saved.outcome(), "updated");
+    let saved = saved.json();
+    let secret = saved["signing_secret"].as_str().expect("shown once");
+    assert!(is_signed(&calls(&receiver, 1).await[0], secret));
+    let unchanged = app.post("exports", &same).await.expect(200);
+    assert_eq!(unchanged.outcome(), "unchanged");
     app.stop().await;
 }

@@ -66,6 +66,8 @@ pub enum Says {
     Slowly(Duration),
     /// 200, but not before the gate is opened.
     After(Gate),
+    /// The same with another status.
+    Late(Gate, u16),
     /// Nothing, for as long as the caller waits.
     Nothing,
     /// The connection is reset.
@@ -182,6 +184,10 @@ async fn answer(wire: &mut Wire, says: Says) -> io::Result<bool> {
         Says::After(gate) => {
             gate.pass().await;
             Reply::plain(200)
+        }
+        Says::Late(gate, status) => {
+            gate.pass().await;
+            Reply::plain(status)
         }
         Says::Nothing => std::future::pending().await,
         Says::Reset => {
