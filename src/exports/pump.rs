@@ -19,6 +19,7 @@
 //! settlement leaves everything as it was: the next call has the same key.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use governor::{DefaultDirectRateLimiter, Quota};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -45,6 +47,11 @@ use crate::targets::{Answer, CallError, Client};
 
 /// Calls of a process under way.
 const MOST_CALLS: usize = 512;
+/// Calls begun in a second, for each processor: more would take from those who push and read what they
+/// need. A call and its notes cost about 0.7 ms of a processor, for the service and Postgres together.
+const CALLS_A_SECOND: u32 = 500;
+/// Of them at once.
+const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(15);
 /// Bytes of bodies that are to be sent, in KiB: all of a process.
 const MOST_BODIES_KIB: usize = 64 * 1_024;
 /// Slices of records that are being loaded at a time, whose size nobody knows yet.
@@ -71,8 +78,17 @@ pub fn handler(client: Client) -> Handler {
         bodies: Arc::new(Semaphore::new(MOST_BODIES_KIB)),
         loads: Arc::new(Semaphore::new(MOST_LOADS)),
         paces: Paces::default(),
+        turns: Arc::new(DefaultDirectRateLimiter::direct(turns())),
     };
     Arc::new(move |state, work| Box::pin(work_for(state, shared.clone(), work)))
+}
+
+/// How often calls may begin.
+fn turns() -> Quota {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+    let calls = NonZeroU32::MIN.saturating_add(processors.saturating_mul(CALLS_A_SECOND) - 1);
+    Quota::per_second(calls).allow_burst(BURST)
 }
 
 async fn work_for(state: State, shared: Shared, work: Work) {
@@ -94,6 +110,8 @@ struct Shared {
     bodies: Arc<Semaphore>,
     loads: Arc<Semaphore>,
     paces: Paces,
+    /// When the next call may begin.
+    turns: Arc<DefaultDirectRateLimiter>,
 }
 
 /// A call that has its room.
@@ -594,8 +612,14 @@ struct Caller {
 impl Caller {
     /// Makes a call; none when somebody else may make it before this one had ended.
     async fn call(self, ready: Ready) -> Option<Settled> {
+        let shared = &self.shared;
+        let turn = async {
+            let place = shared.calls.acquire().await;
+            shared.turns.until_ready().await;
+            place
+        };
         let place = tokio::select! {
-            place = self.shared.calls.acquire() => place.ok()?,
+            place = turn => place.ok()?,
             () = self.lease.over() => return None,
         };
         if !self.lease.lasts() {
