@@ -56,6 +56,9 @@ create table export_deliveries (
     due_at          timestamptz not null,
     -- the customer was erased: that is what the receiver is told
     erased_at       timestamptz,
+    -- a call was begun of which nobody noted that it was taken: the receiver may have another state
+    -- than the one that the log has last
+    unsure          boolean     not null default false,
     -- why the last call failed
     error_code      text,
     response_status smallint,

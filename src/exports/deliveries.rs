@@ -127,6 +127,8 @@ pub struct Due {
     pub attempt: i32,
     /// When the customer was erased.
     pub erased_at: Option<DateTime<Utc>>,
+    /// A call was begun of which nobody noted that it was taken.
+    pub unsure: bool,
     /// The run that waits for it.
     pub run_id: Option<Uuid>,
 }
@@ -145,7 +147,7 @@ pub async fn due(
 ) -> sqlx::Result<Vec<Due>> {
     sqlx::query_as!(
         Due,
-        "select resource, record_id, wanted, successes, attempt, erased_at, run_id
+        "select resource, record_id, wanted, successes, attempt, erased_at, unsure, run_id
         from export_deliveries
         where export_id = $2
             and store_id = $1
@@ -199,6 +201,8 @@ pub struct Locked {
     pub attempt: i32,
     /// When the customer was erased.
     pub erased_at: Option<DateTime<Utc>>,
+    /// A call was begun of which nobody noted that it was taken.
+    pub unsure: bool,
     /// The run that waits for it.
     pub run_id: Option<Uuid>,
 }
@@ -222,7 +226,7 @@ pub async fn lock(
         "select locked.*
         from unnest($3::uuid[]) as called (record_id)
         cross join lateral (
-            select record_id, wanted, successes, attempt, erased_at, run_id
+            select record_id, wanted, successes, attempt, erased_at, unsure, run_id
             from export_deliveries d
             where d.record_id = called.record_id and d.export_id = $2 and d.store_id = $1
             limit 1
@@ -253,6 +257,8 @@ pub struct Become {
     pub error_code: Option<String>,
     /// What the receiver said to it.
     pub response_status: Option<i16>,
+    /// A call was begun of which nobody noted that it was taken.
+    pub unsure: bool,
     /// Its external id, where that names no person.
     pub external_id: Option<String>,
     /// The run that waits for it.
@@ -277,6 +283,7 @@ pub async fn write(
     let due: Vec<DateTime<Utc>> = rows.iter().map(|row| row.due_at).collect();
     let codes: Vec<Option<&str>> = rows.iter().map(|row| row.error_code.as_deref()).collect();
     let statuses: Vec<Option<i16>> = rows.iter().map(|row| row.response_status).collect();
+    let unsure: Vec<bool> = rows.iter().map(|row| row.unsure).collect();
     let names: Vec<Option<&str>> = rows.iter().map(|row| row.external_id.as_deref()).collect();
     let run_ids: Vec<Option<Uuid>> = rows.iter().map(|row| row.run_id).collect();
     // They are there, so nothing is inserted. An update that is joined with what they become would,
@@ -284,17 +291,17 @@ pub async fn write(
     sqlx::query!(
         "insert into export_deliveries as d (
             store_id, id, export_id, resource, record_id, external_id, state, wanted, successes,
-            attempt, due_at, error_code, response_status, run_id, created_at, updated_at
+            attempt, due_at, error_code, response_status, run_id, unsure, created_at, updated_at
         )
         select
             $1, record_id, $2, '', record_id, external_id, state, 0, successes, attempt, due_at,
-            error_code, response_status, run_id, $3, $3
+            error_code, response_status, run_id, unsure, $3, $3
         from unnest(
             $4::uuid[], $5::text[], $6::bigint[], $7::integer[], $8::timestamptz[], $9::text[],
-            $10::smallint[], $11::text[], $12::uuid[]
+            $10::smallint[], $11::text[], $12::uuid[], $13::boolean[]
         ) as new (
             record_id, state, successes, attempt, due_at, error_code, response_status, external_id,
-            run_id
+            run_id, unsure
         )
         on conflict (record_id, export_id, store_id) do update
         set state = excluded.state,
@@ -307,6 +314,7 @@ pub async fn write(
                 when d.erased_at is null then coalesce(excluded.external_id, d.external_id)
             end,
             run_id = excluded.run_id,
+            unsure = excluded.unsure,
             updated_at = excluded.updated_at",
         store_id,
         export_id,
@@ -320,6 +328,41 @@ pub async fn write(
         &statuses as &[Option<i16>],
         &names as &[Option<&str>],
         &run_ids as &[Option<Uuid>],
+        &unsure,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that calls of these records are about to begin, in the caller's transaction: until one of
+/// them is noted as taken, nobody knows which state the receiver has.
+///
+/// # Errors
+/// When the database fails: then none may begin.
+pub async fn doubt(
+    connection: &mut PgConnection,
+    store_id: i64,
+    export_id: Uuid,
+    record_ids: &[Uuid],
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let locked = lock(&mut *connection, store_id, export_id, record_ids).await?;
+    let record_ids: Vec<Uuid> = locked.iter().map(|row| row.record_id).collect();
+    // As in `write`.
+    sqlx::query!(
+        "insert into export_deliveries as d (
+            store_id, id, export_id, resource, record_id, state, wanted, due_at, unsure, created_at,
+            updated_at
+        )
+        select $1, record_id, $2, '', record_id, 'waiting', 0, $3, true, $3, $3
+        from unnest($4::uuid[]) as called (record_id)
+        on conflict (record_id, export_id, store_id) do update
+        set unsure = true",
+        store_id,
+        export_id,
+        now,
+        &record_ids,
     )
     .execute(connection)
     .await?;

@@ -423,6 +423,7 @@ impl Pump {
         let loading = Arc::clone(&self.shared.loads).acquire_owned().await;
         let mut snapshots = self.load(&due).await?;
         let latest = self.latest(plan, &due).await?;
+        let mut doubted = Vec::new();
         for due in due {
             let snapshot = snapshots.remove(&due.record_id);
             let external_id = snapshot
@@ -448,6 +449,10 @@ impl Pump {
                         lacking = Some(kib);
                         break;
                     };
+                    // Without an entry nothing can be skipped.
+                    if latest.contains_key(&record_id) && !due.unsure {
+                        doubted.push(record_id);
+                    }
                     self.ready.push_back(Ready {
                         due,
                         external_id,
@@ -459,7 +464,26 @@ impl Pump {
         }
         self.reserved = None;
         drop(loading);
+        self.doubt(&doubted).await?;
         Ok(lacking)
+    }
+
+    /// Notes that these records are about to be called.
+    async fn doubt(&mut self, record_ids: &[Uuid]) -> sqlx::Result<()> {
+        if record_ids.is_empty() {
+            return Ok(());
+        }
+        let Leased { store_id, id, .. } = self.row;
+        let now = self.state.clock.now();
+        let mut transaction = Transaction::begin(&self.state.pool).await?;
+        let connection = transaction.connection();
+        match deliveries::doubt(connection, store_id, id, record_ids, now).await {
+            Ok(()) => transaction.commit().await,
+            Err(error) => {
+                transaction.rollback().await;
+                Err(error)
+            }
+        }
     }
 
     async fn load(&mut self, due: &[Due]) -> sqlx::Result<HashMap<Uuid, Snapshot>> {

@@ -111,6 +111,7 @@ impl Settled {
             due_at: at,
             error_code: None,
             response_status: None,
+            unsure: now.unsure,
             external_id: self.external_id.clone(),
             run_id: now.run_id,
         })
@@ -131,12 +132,14 @@ impl Settled {
             due_at: at,
             error_code: None,
             response_status: None,
+            unsure: now.unsure,
             external_id: self.external_id.clone(),
             run_id: now.run_id.filter(|_| is_news),
         };
         match &self.came {
             Came::Sent { .. } => Some(Become {
                 successes: due.successes + 1,
+                unsure: false,
                 ..quiet
             }),
             Came::Skipped | Came::Nothing => Some(quiet),

@@ -1,5 +1,6 @@
 //! Calls to other systems that are safe to repeat.
 
+mod kills;
 mod lists;
 mod live;
 mod processes;

@@ -18,7 +18,7 @@ const ORDERS: usize = 400;
 const AT_ONCE: usize = 16;
 
 /// A service that leaves the outbox and the events to other processes.
-async fn idle() -> App {
+pub(super) async fn idle() -> App {
     let idle = |config: &mut Config| {
         configure(config);
         config.works = false;

@@ -121,6 +121,11 @@ impl Receiver {
         self.shared().calls.clone()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.shared().calls.len()
+    }
+
     /// Forgets them; gives what there was.
     pub fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.shared().calls)
