@@ -16,7 +16,9 @@
 //!
 //! A record has one delivery, and what is in hand is not taken again: so its calls come one after
 //! the other, each with the newest state. A process that is killed between a call and its
-//! settlement leaves everything as it was: the next call has the same key.
+//! settlement leaves the key as it was: the next call has the same one. Before a call the delivery is
+//! marked (`unsure`) where the log has an entry of the record: until a call is noted as taken, the
+//! receiver may have another state than the log says, and nothing is skipped by it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU32, NonZeroUsize};
