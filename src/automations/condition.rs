@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::shape::{Place, Scalar, Shape};
-use crate::values::{
-    Checked, Count, Currency, Faults, MAX_FAULTS, Money, Node, Phone, Timestamp, Value,
-};
+use crate::values::{Checked, Count, Currency, Faults, Money, Node, Phone, Timestamp, Value};
 
 /// Members of one condition.
 const MOST_MEMBERS: usize = 20;
@@ -88,7 +86,7 @@ fn wanted(node: &Node<'_>, scalar: &Scalar) -> Checked<Json> {
         return Err(Faults::one(message));
     }
     let (mut faults, mut read) = (Faults::default(), Vec::new());
-    for (index, item) in items.iter().enumerate().take(MOST_VALUES.max(MAX_FAULTS)) {
+    for (index, item) in items.iter().enumerate() {
         match value(item, scalar) {
             Ok(value) => read.push(value),
             Err(inner) => faults.nest(&index.to_string(), inner),

@@ -78,16 +78,12 @@ impl<'a> Shape<'a> {
     /// What a member holds; none: there is no such member.
     #[must_use]
     pub fn member(self, name: &str) -> Option<Place> {
-        Some(self.places(std::slice::from_ref(&name.to_owned()))?.clone())
+        self.pointer(&[name.to_owned()])
     }
 
     /// What a pointer of these tokens leads to; none: it can't lead anywhere.
     #[must_use]
     pub fn pointer(self, tokens: &[String]) -> Option<Place> {
-        self.places(tokens)
-    }
-
-    fn places(self, tokens: &[String]) -> Option<Place> {
         let Some((first, rest)) = tokens.split_first() else {
             return Some(self.place());
         };
@@ -100,13 +96,13 @@ impl<'a> Shape<'a> {
                 && (first == "0" || !first.starts_with('0'))
                 && !first.is_empty();
             let next = if let Some(member) = member {
-                schema.at(member).places(rest)
+                schema.at(member).pointer(rest)
             } else if more == &Value::Bool(true) {
                 Some(Place::Free)
             } else if more.is_object() {
-                schema.at(more).places(rest)
+                schema.at(more).pointer(rest)
             } else if items.is_object() && is_index {
-                schema.at(items).places(rest)
+                schema.at(items).pointer(rest)
             } else {
                 None
             };

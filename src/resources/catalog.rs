@@ -24,11 +24,9 @@ pub struct Snapshot {
     pub id: Uuid,
     /// Its version.
     pub version: i64,
-    /// Its external id, if it has one.
-    pub external_id: Option<String>,
     /// What names it in a path: its external id, or the phone of a customer without one.
     pub path_segment: String,
-    /// The same without what would name a person.
+    /// Its external id, where that names no person.
     pub event_external_id: Option<String>,
     /// The body of the answer.
     pub body: String,
@@ -173,7 +171,6 @@ async fn by_ids<R: Resource>(
             Ok(Snapshot {
                 id: record.id,
                 version: record.version,
-                external_id: text(R::external_id(&record.content)),
                 path_segment: text(R::path_segment(&record.content)).unwrap_or_default(),
                 event_external_id: text(R::event_external_id(&record.content)),
                 body,
