@@ -53,7 +53,8 @@ pub fn run(arguments: DevArguments, mut config: Config, output: &Output) -> Done
     } else {
         None
     };
-    let done = super::block_on(serve_on(server.as_ref(), config, &data_dir, output));
+    let runtime = super::serving_runtime(&config)?;
+    let done = runtime.block_on(serve_on(server.as_ref(), config, &data_dir, output));
     if let Some(server) = server {
         server.stop();
     }

@@ -121,11 +121,10 @@ macro_rules! insert_events {
             $before
                 + "insert into events
                     (store_id, id, type, resource, record_id, external_id, version, created_at)
-                select *
-                from unnest(
-                    $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::text[],
-                    $7::bigint[], $8::timestamptz[]
-                )"
+                select
+                    unnest($1::bigint[]), unnest($2::uuid[]), unnest($3::text[]),
+                    unnest($4::text[]), unnest($5::uuid[]), unnest($6::text[]),
+                    unnest($7::bigint[]), unnest($8::timestamptz[])"
                 $(+ $after)*,
             &$events.store_ids,
             &$events.ids,

@@ -58,11 +58,12 @@
 //! up takes nothing back: what is queued is written.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::DefaultHashBuilder;
 use sqlx::PgPool;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -124,9 +125,8 @@ impl LaneKey {
     /// The key of something of a store: of which kind, and its name.
     #[must_use]
     pub fn of(store_id: i64, kind: &'static str, name: &str) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (store_id, kind, name).hash(&mut hasher);
-        Self(hasher.finish())
+        static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(Default::default);
+        Self(HASHES.hash_one((store_id, kind, name)))
     }
 }
 

@@ -41,6 +41,8 @@ use crate::values::{Faults, Fields, Node, parse};
 
 /// Most bytes of a body that holds one record, and of one line of a bulk stream.
 pub const RECORD_BYTES: usize = 1024 * 1024;
+/// Room for an answer that shows one record; most need no more.
+const RECORD_ANSWER: usize = 1024;
 /// What every store-scoped route begins with.
 pub const STORE: &str = "/api/v1/stores/{store_id}";
 /// Requests that may wait for the database behind those that use it.
@@ -579,7 +581,7 @@ async fn write_one<R: Resource>(
     } else {
         writer.single(write).await?
     };
-    answer::<R>(&written, store_id, dry_run)
+    answer::<R>(written, store_id, dry_run)
 }
 
 /// Everything but the commit, in a transaction of its own, few at a time and not for long.
@@ -612,16 +614,21 @@ pub async fn dry_run_of<R: Resource>(
 
 /// The answer to a write.
 fn answer<R: Resource>(
-    written: &Written<R>,
+    written: Written<R>,
     store_id: i64,
     dry_run: bool,
 ) -> Result<Response, Error> {
     let is_new = written.outcome == Outcome::Created;
     let extra = written
         .extra
-        .as_ref()
         .ok_or_else(|| Error::internal("an answer is incomplete"))?;
-    let mut body = R::answer(&written.record, extra);
+    let etag = etag(written.record.version)?;
+    let location = match R::path_segment(&written.record.content) {
+        Some(segment) if is_new && !dry_run => Some(location(store_id, R::PATH, segment)),
+        _ => None,
+    };
+    // Its batch is over, so mostly nobody else holds it.
+    let mut body = R::answer(Arc::unwrap_or_clone(written.record), extra);
     if dry_run {
         R::hide_ids(&mut body, is_new);
     }
@@ -633,11 +640,11 @@ fn answer<R: Resource>(
     let mut response = json(status, &body)?;
     let headers = response.headers_mut();
     headers.insert(OUTCOME, HeaderValue::from_static(written.outcome.as_str()));
-    headers.insert(header::ETAG, etag(written.record.version)?);
+    headers.insert(header::ETAG, etag);
     if dry_run {
         headers.insert(DRY_RUN, HeaderValue::from_static("true"));
-    } else if let (true, Some(segment)) = (is_new, R::path_segment(&written.record.content)) {
-        let location = location(store_id, R::PATH, segment);
+    }
+    if let Some(location) = location {
         headers.insert(header::LOCATION, location.parse().map_err(Error::internal)?);
     }
     Ok(response)
@@ -652,7 +659,8 @@ fn etag(version: i64) -> Result<HeaderValue, Error> {
 /// # Errors
 /// When it can't be written as JSON, which is a fault of ours.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Result<Response, Error> {
-    let bytes = serde_json::to_vec(body).map_err(Error::internal)?;
+    let mut bytes = Vec::with_capacity(RECORD_ANSWER);
+    serde_json::to_writer(&mut bytes, body).map_err(Error::internal)?;
     let kind = HeaderValue::from_static("application/json");
     Ok((status, [(header::CONTENT_TYPE, kind)], bytes).into_response())
 }
@@ -745,10 +753,10 @@ async fn get_one<R: Resource>(
     Query::read(request.uri().query(), &[])?;
     let work = |state: State| async move { read::one::<R>(&state, store.store_id, &segment).await };
     let (record, extra) = service.run(work).await?;
-    let mut response = json(StatusCode::OK, &R::answer(&record, &extra))?;
-    response
-        .headers_mut()
-        .insert(header::ETAG, etag(record.version)?);
+    let etag = etag(record.version)?;
+    let body = R::answer(Arc::unwrap_or_clone(record), extra);
+    let mut response = json(StatusCode::OK, &body)?;
+    response.headers_mut().insert(header::ETAG, etag);
     Ok(response)
 }
 
@@ -816,11 +824,11 @@ async fn page_of<R: Resource>(
     loop {
         wanted.limit = left.min(PAGE_SLICE);
         let page = read::page::<R>(state, &wanted).await?;
-        for (record, extra) in &page.records {
+        for (record, extra) in page.records {
             if !body.ends_with(b"[") {
                 body.push(b',');
             }
-            let answer = R::answer(record, extra);
+            let answer = R::answer(Arc::unwrap_or_clone(record), extra);
             serde_json::to_writer(&mut body, &answer).map_err(Error::internal)?;
         }
         left -= wanted.limit;

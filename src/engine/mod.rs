@@ -9,6 +9,7 @@ pub mod failure;
 pub mod group_commit;
 pub mod http;
 mod lines;
+pub mod place;
 pub mod read;
 pub mod record;
 pub mod request;
@@ -100,7 +101,7 @@ pub trait Resource: Sized + Send + Sync + 'static {
     /// Records of another resource that this one's bodies carry along.
     type Companions: Companions<Self>;
     /// What an answer shows besides the record.
-    type Extra: Clone + Send + Sync;
+    type Extra: Send + Sync;
     /// The answer of every route that shows one record.
     type Answer: Serialize + ToSchema + Send;
 
@@ -212,7 +213,7 @@ pub trait Resource: Sized + Send + Sync + 'static {
         companions: &Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Self::Extra>>> + Send;
     /// The answer.
-    fn answer(record: &Record<Self::Content>, extra: &Self::Extra) -> Self::Answer;
+    fn answer(record: Record<Self::Content>, extra: Self::Extra) -> Self::Answer;
     /// The answer of a dry run: ids of records that would be made are null.
     fn hide_ids(answer: &mut Self::Answer, record_is_new: bool);
 

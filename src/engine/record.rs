@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Resource;
 use super::events::Event;
+use super::place::Place;
 
 /// A record: what the engine knows of every resource, and the resource's own content.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Record<C> {
     pub created_at: DateTime<Utc>,
     /// When its content last changed; grows with every version, whatever the clocks do.
     pub updated_at: DateTime<Utc>,
+    /// Where its row lay when it was read; none of a record that is not stored yet.
+    pub place: Option<Place>,
     /// What callers write.
     pub content: C,
 }
@@ -42,15 +45,42 @@ impl<C> Record<C> {
     }
 }
 
-/// A row to be written, and the version that it replaces (0: none).
+/// A row to be written.
 pub struct RowWrite<C> {
     /// What is to be stored.
     pub record: Arc<Record<C>>,
-    /// The version that was read; any other one there means that somebody was faster.
-    pub replaced_version: i64,
-    /// The caller's own time that was read with it: it can advance without a new version, and what
-    /// was decided by an older one would be wrong.
-    pub replaced_source: Option<DateTime<Utc>>,
+    /// What it replaces, as it was read; none for a new row. Anything else there means that somebody
+    /// was faster.
+    pub stored: Option<Arc<Record<C>>>,
+}
+
+impl<C> RowWrite<C> {
+    /// Whether there is no such row yet.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.stored.is_none()
+    }
+
+    /// The version that was read; 0 for a new row.
+    fn replaced_version(&self) -> i64 {
+        self.stored.as_ref().map_or(0, |stored| stored.version)
+    }
+
+    /// The caller's own time that was read: it can advance without a new version, and what was
+    /// decided by an older one would be wrong.
+    fn replaced_source(&self) -> Option<DateTime<Utc>> {
+        self.stored
+            .as_ref()
+            .and_then(|stored| stored.source_updated_at)
+    }
+
+    /// A part of the content, if it has to be stored: nothing where it is there already. What is
+    /// large and seldom changes is neither sent nor read, nor written anew where it lies apart.
+    pub fn news<T: PartialEq + ?Sized>(&self, part: impl Fn(&C) -> &T) -> Option<&T> {
+        let wanted = part(&self.record.content);
+        let is_there = |stored: &Arc<Record<C>>| part(&stored.content) == wanted;
+        (!self.stored.as_ref().is_some_and(is_there)).then_some(wanted)
+    }
 }
 
 /// What rows of every resource have, column by column.
@@ -67,6 +97,8 @@ pub struct Stamps {
     pub sources: Vec<Option<DateTime<Utc>>>,
     /// What those were read as.
     pub replaced_sources: Vec<Option<DateTime<Utc>>>,
+    /// Where they were read.
+    pub places: Vec<Option<Place>>,
     /// When they were made.
     pub created: Vec<DateTime<Utc>>,
     /// When they changed.
@@ -82,9 +114,10 @@ impl Stamps {
             store_ids: records().map(|record| record.store_id).collect(),
             ids: records().map(|record| record.id).collect(),
             versions: records().map(|record| record.version).collect(),
-            replaced: rows.iter().map(|row| row.replaced_version).collect(),
+            replaced: rows.iter().map(RowWrite::replaced_version).collect(),
             sources: records().map(|record| record.source_updated_at).collect(),
-            replaced_sources: rows.iter().map(|row| row.replaced_source).collect(),
+            replaced_sources: rows.iter().map(RowWrite::replaced_source).collect(),
+            places: records().map(|record| record.place).collect(),
             created: records().map(|record| record.created_at).collect(),
             updated: records().map(|record| record.updated_at).collect(),
         }
@@ -124,9 +157,8 @@ pub struct Working<R: Resource> {
 
 struct Entry<C> {
     record: Arc<Record<C>>,
-    /// 0 for a record that is not stored yet.
-    stored_version: i64,
-    stored_source: Option<DateTime<Utc>>,
+    /// As it was read; none for a record that is not stored yet.
+    stored: Option<Arc<Record<C>>>,
     dirty: bool,
 }
 
@@ -143,8 +175,7 @@ impl<R: Resource> Working<R> {
             working.index.put(None, record);
             let entry = Entry {
                 record: Arc::clone(record),
-                stored_version: record.version,
-                stored_source: record.source_updated_at,
+                stored: Some(Arc::clone(record)),
                 dirty: false,
             };
             working.entries.insert(record.id, entry);
@@ -178,7 +209,7 @@ impl<R: Resource> Working<R> {
     /// Whether any record is made in this batch.
     #[must_use]
     pub fn has_new(&self) -> bool {
-        self.entries.values().any(|entry| entry.stored_version == 0)
+        self.entries.values().any(|entry| entry.stored.is_none())
     }
 
     /// Whether a record is made in this batch.
@@ -186,21 +217,19 @@ impl<R: Resource> Working<R> {
     pub fn is_new(&self, id: Uuid) -> bool {
         self.entries
             .get(&id)
-            .is_some_and(|entry| entry.stored_version == 0)
+            .is_some_and(|entry| entry.stored.is_none())
     }
 
     /// Puts a record in its new state, to be stored.
     pub fn put(&mut self, record: Arc<Record<R::Content>>) {
         let former = self.entries.get(&record.id);
         self.index.put(former.map(|entry| &*entry.record), &record);
-        let stored_version = former.map_or(0, |entry| entry.stored_version);
-        let stored_source = former.and_then(|entry| entry.stored_source);
+        let stored = former.and_then(|entry| entry.stored.clone());
         self.entries.insert(
             record.id,
             Entry {
                 record,
-                stored_version,
-                stored_source,
+                stored,
                 dirty: true,
             },
         );
@@ -220,8 +249,7 @@ impl<R: Resource> Working<R> {
             .filter(|entry| entry.dirty)
             .map(|entry| RowWrite {
                 record: Arc::clone(&entry.record),
-                replaced_version: entry.stored_version,
-                replaced_source: entry.stored_source,
+                stored: entry.stored.clone(),
             })
             .collect();
         rows.sort_by(R::lock_order);

@@ -36,7 +36,7 @@ use uuid::Uuid;
 use super::events::{self, Event};
 use super::failure::Failure;
 use super::group_commit::LaneKey;
-use super::record::{Record, Working};
+use super::record::{Record, RowWrite, Working};
 use super::request::Conditions;
 use super::transaction::Transaction;
 use super::{Arrival, Companions as _, Locks, Resource};
@@ -678,6 +678,7 @@ fn created<R: Resource>(write: &Write<R>, now: DateTime<Utc>) -> Decision<R> {
         source_updated_at: write.source_updated_at,
         created_at: now,
         updated_at: now,
+        place: None,
         content,
     };
     Decision::Changed(Outcome::Created, record)
@@ -733,8 +734,7 @@ pub async fn store<R: Resource>(
     events: &[&Event],
 ) -> Result<(), Failure> {
     let rows = working.rows();
-    let (new, stored): (Vec<_>, Vec<_>) =
-        rows.into_iter().partition(|row| row.replaced_version == 0);
+    let (new, stored): (Vec<_>, Vec<_>) = rows.into_iter().partition(RowWrite::is_new);
     // Who holds a new key has all its stored rows already, so nobody waits for it with a row that
     // it waits for.
     if stored.is_empty() {

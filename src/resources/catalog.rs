@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -164,15 +164,18 @@ async fn by_ids<R: Resource>(
     shown
         .into_iter()
         .map(|(record, extra)| {
-            let answer = R::answer(&record, &extra);
+            let text = |name: Option<&str>| name.map(str::to_owned);
+            let (id, version) = (record.id, record.version);
+            let path_segment = text(R::path_segment(&record.content)).unwrap_or_default();
+            let event_external_id = text(R::event_external_id(&record.content));
+            let answer = R::answer(Arc::unwrap_or_clone(record), extra);
             let body = serde_json::to_string(&answer)
                 .map_err(|error| sqlx::Error::Encode(error.into()))?;
-            let text = |name: Option<&str>| name.map(str::to_owned);
             Ok(Snapshot {
-                id: record.id,
-                version: record.version,
-                path_segment: text(R::path_segment(&record.content)).unwrap_or_default(),
-                event_external_id: text(R::event_external_id(&record.content)),
+                id,
+                version,
+                path_segment,
+                event_external_id,
                 body,
             })
         })

@@ -13,13 +13,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::customers::embedded::{
-    CarriesCustomer, CustomerRef, CustomerView, EmbeddedCustomer, EmbeddedCustomers,
+    Carried, CarriesCustomer, CustomerRef, CustomerView, EmbeddedCustomer, EmbeddedCustomers,
     customer_of_row, select_with_customers,
 };
 use super::customers::{self, embedded, write_with_customers};
 use crate::auth::StoreAccess;
 use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
+use crate::engine::place::Place;
 use crate::engine::read::{ByExternalId, Wanted, by_external_id, found_by_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Locks, PersonAt, Resource};
@@ -195,7 +196,7 @@ impl Resource for Checkout {
     type Content = Content;
     type Index = ByExternalId<Self>;
     type Companions = EmbeddedCustomers;
-    type Extra = CustomerView;
+    type Extra = Carried;
     type Answer = CheckoutAnswer;
 
     fn read_input(fields: &mut Fields<'_, '_>, store: &StoreAccess) -> Option<CheckoutInput> {
@@ -385,12 +386,12 @@ impl Resource for Checkout {
         connection: &mut PgConnection,
         records: &[Arc<Record<Content>>],
         companions: &EmbeddedCustomers,
-    ) -> sqlx::Result<Vec<CustomerView>> {
-        embedded::views::<Self>(connection, records, companions).await
+    ) -> sqlx::Result<Vec<Carried>> {
+        embedded::carried::<Self>(connection, records, companions).await
     }
 
-    fn answer(record: &Record<Content>, customer: &CustomerView) -> CheckoutAnswer {
-        let content = record.content.clone();
+    fn answer(record: Record<Content>, customer: Carried) -> CheckoutAnswer {
+        let content = record.content;
         CheckoutAnswer {
             id: Some(record.id),
             store_id: record.store_id,
@@ -400,7 +401,7 @@ impl Resource for Checkout {
             currency: content.currency,
             recovery_url: content.recovery_url,
             status: content.status,
-            customer: customer.clone(),
+            customer: customer.into(),
             line_items: content.line_items,
             tags: content.tags,
             metadata: content.metadata,
@@ -483,7 +484,8 @@ async fn select(
             carrier.total_price, carrier.currency, carrier.recovery_url, carrier.status,
             carrier.customer_id, carrier.customer_digest, carrier.line_items::text as "line_items!",
             carrier.tags as "tags: Json<Vec<String>>", carrier.metadata::text as "metadata!",
-            carrier.version, carrier.source_updated_at, carrier.created_at, carrier.updated_at"#,
+            carrier.version, carrier.source_updated_at, carrier.created_at, carrier.updated_at,
+            carrier.ctid as "place!: Place""#,
         store_ids,
         external_ids,
     );
@@ -496,6 +498,7 @@ async fn select(
             source_updated_at: row.source_updated_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            place: Some(row.place),
             content: Content {
                 external_id: ExternalId::from_stored(row.external_id),
                 abandoned_at: row.abandoned_at,
@@ -591,9 +594,9 @@ struct Columns<'a> {
     statuses: Vec<&'a str>,
     customers: Vec<Option<Uuid>>,
     digests: Vec<Option<&'a [u8]>>,
-    line_items: Vec<&'a str>,
-    tags: Vec<String>,
-    metadata: Vec<&'a str>,
+    line_items: Vec<Option<&'a str>>,
+    tags: Vec<Option<String>>,
+    metadata: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -612,9 +615,18 @@ impl<'a> Columns<'a> {
             digests: contents()
                 .map(|c| c.customer.digest.as_ref().map(<[u8; 32]>::as_slice))
                 .collect(),
-            line_items: contents().map(|c| c.line_items.as_str()).collect(),
-            tags: contents().map(|c| c.tags.to_json()).collect(),
-            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+            line_items: rows
+                .iter()
+                .map(|row| row.news(|c| c.line_items.as_str()))
+                .collect(),
+            tags: rows
+                .iter()
+                .map(|row| row.news(|c| &c.tags).map(Tags::to_json))
+                .collect(),
+            metadata: rows
+                .iter()
+                .map(|row| row.news(|c| c.metadata.as_str()))
+                .collect(),
         }
     }
 }
@@ -632,15 +644,27 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
             store_id, id, external_id, abandoned_at, total_price, currency, recovery_url, status,
             customer_id, customer_digest, line_items::jsonb, tags::jsonb, metadata::jsonb, version,
             replaced_version, source_updated_at, created_at, updated_at
-        from unnest(
-            $1::bigint[], $2::uuid[], $3::text[], $4::timestamptz[], $5::numeric[], $6::text[],
-            $7::text[], $8::text[], $9::uuid[], $10::bytea[], $11::text[], $12::text[], $13::text[],
-            $14::bigint[], $15::bigint[], $16::timestamptz[], $17::timestamptz[], $18::timestamptz[]
-        ) as row (
-            store_id, id, external_id, abandoned_at, total_price, currency, recovery_url, status,
-            customer_id, customer_digest, line_items, tags, metadata, version, replaced_version,
-            source_updated_at, created_at, updated_at
-        )
+        from (
+            select
+                unnest($1::bigint[]) as store_id,
+                unnest($2::uuid[]) as id,
+                unnest($3::text[]) as external_id,
+                unnest($4::timestamptz[]) as abandoned_at,
+                unnest($5::numeric[]) as total_price,
+                unnest($6::text[]) as currency,
+                unnest($7::text[]) as recovery_url,
+                unnest($8::text[]) as status,
+                unnest($9::uuid[]) as customer_id,
+                unnest($10::bytea[]) as customer_digest,
+                unnest($11::text[]) as line_items,
+                unnest($12::text[]) as tags,
+                unnest($13::text[]) as metadata,
+                unnest($14::bigint[]) as version,
+                unnest($15::bigint[]) as replaced_version,
+                unnest($16::timestamptz[]) as source_updated_at,
+                unnest($17::timestamptz[]) as created_at,
+                unnest($18::timestamptz[]) as updated_at
+        ) as row
         on conflict (external_id, store_id) do nothing",
         &stamps.store_ids,
         &stamps.ids,
@@ -652,9 +676,9 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
         &columns.statuses as &[&str],
         &columns.customers as &[Option<Uuid>],
         &columns.digests as &[Option<&[u8]>],
-        &columns.line_items as &[&str],
-        &columns.tags,
-        &columns.metadata as &[&str],
+        &columns.line_items as &[Option<&str>],
+        &columns.tags as &[Option<String>],
+        &columns.metadata as &[Option<&str>],
         &stamps.versions,
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
@@ -693,31 +717,42 @@ async fn change(
                         when c.customer_digest is null and c.customer_id = row.customer_id then null
                         else row.customer_digest
                     end,
-                    line_items = row.line_items::jsonb,
-                    tags = row.tags::jsonb,
-                    metadata = row.metadata::jsonb,
+                    line_items = coalesce(row.line_items::jsonb, c.line_items),
+                    tags = coalesce(row.tags::jsonb, c.tags),
+                    metadata = coalesce(row.metadata::jsonb, c.metadata),
                     version = row.version,
                     replaced_version = row.replaced_version,
                     source_updated_at = row.source_updated_at,
                     updated_at = row.updated_at
-                from unnest(
-                    $26::bigint[], $27::text[], $28::timestamptz[], $29::numeric[], $30::text[],
-                    $31::text[], $32::text[], $33::uuid[], $34::bytea[], $35::text[], $36::text[],
-                    $37::text[], $38::bigint[], $39::bigint[], $40::timestamptz[],
-                    $41::timestamptz[], $42::timestamptz[]
-                ) as row (
-                    store_id, external_id, abandoned_at, total_price, currency, recovery_url,
-                    status, customer_id, customer_digest, line_items, tags, metadata, version,
-                    replaced_version, source_updated_at, updated_at,
-                    replaced_source
-                )
-                where c.store_id = row.store_id
+                from (
+                    select
+                        unnest($27::bigint[]) as store_id,
+                        unnest($28::text[]) as external_id,
+                        unnest($29::timestamptz[]) as abandoned_at,
+                        unnest($30::numeric[]) as total_price,
+                        unnest($31::text[]) as currency,
+                        unnest($32::text[]) as recovery_url,
+                        unnest($33::text[]) as status,
+                        unnest($34::uuid[]) as customer_id,
+                        unnest($35::bytea[]) as customer_digest,
+                        unnest($36::text[]) as line_items,
+                        unnest($37::text[]) as tags,
+                        unnest($38::text[]) as metadata,
+                        unnest($39::bigint[]) as version,
+                        unnest($40::bigint[]) as replaced_version,
+                        unnest($41::timestamptz[]) as source_updated_at,
+                        unnest($42::timestamptz[]) as updated_at,
+                        unnest($43::timestamptz[]) as replaced_source,
+                        unnest($44::tid[]) as place
+                ) as row
+                where c.ctid = row.place
+                    and c.store_id = row.store_id
                     and c.external_id = row.external_id
                     and c.version = row.replaced_version
                     and c.source_updated_at is not distinct from row.replaced_source
                 returning 1
             )"],
-        if ["(select count(*) from changed) = cardinality($26::bigint[])"],
+        if ["(select count(*) from changed) = cardinality($27::bigint[])"],
         &stamps.store_ids,
         &columns.external_ids as &[&str],
         &columns.abandoned,
@@ -727,14 +762,15 @@ async fn change(
         &columns.statuses as &[&str],
         &columns.customers as &[Option<Uuid>],
         &columns.digests as &[Option<&[u8]>],
-        &columns.line_items as &[&str],
-        &columns.tags,
-        &columns.metadata as &[&str],
+        &columns.line_items as &[Option<&str>],
+        &columns.tags as &[Option<String>],
+        &columns.metadata as &[Option<&str>],
         &stamps.versions,
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
         &stamps.updated,
         &stamps.replaced_sources as &[Option<DateTime<Utc>>],
+        &stamps.places as &[Option<Place>],
     )
     .await?;
     Ok(())

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::auth::StoreAccess;
 use crate::engine::events::{Event, write_with_events};
 use crate::engine::group_commit::LaneKey;
+use crate::engine::place::Place;
 use crate::engine::read::{ByExternalId, Wanted, by_external_id, found_by_id, key_columns};
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, PersonAt, Resource};
@@ -274,14 +275,14 @@ impl Resource for Shipment {
         order_ids(connection, records).await
     }
 
-    fn answer(record: &Record<Content>, order_id: &Option<Uuid>) -> ShipmentAnswer {
-        let content = record.content.clone();
+    fn answer(record: Record<Content>, order_id: Option<Uuid>) -> ShipmentAnswer {
+        let content = record.content;
         ShipmentAnswer {
             id: Some(record.id),
             store_id: record.store_id,
             external_id: content.external_id,
             order_external_id: content.order_external_id,
-            order_id: *order_id,
+            order_id,
             tracking_number: content.tracking_number,
             tracking_url: content.tracking_url,
             carrier: content.carrier,
@@ -373,6 +374,7 @@ struct Row {
     source_updated_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    place: Place,
 }
 
 impl From<Row> for Record<Content> {
@@ -384,6 +386,7 @@ impl From<Row> for Record<Content> {
             source_updated_at: row.source_updated_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            place: Some(row.place),
             content: Content {
                 external_id: ExternalId::from_stored(row.external_id),
                 order_external_id: ExternalId::from_stored(row.order_external_id),
@@ -407,7 +410,7 @@ async fn select(
         r#"select
             s.store_id, s.id, s.external_id, s.order_external_id, s.tracking_number,
             s.tracking_url, s.carrier, s.status, s.metadata::text as "metadata!", s.version,
-            s.source_updated_at, s.created_at, s.updated_at
+            s.source_updated_at, s.created_at, s.updated_at, s.ctid as "place!: Place"
         from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
         join shipments s on s.store_id = wanted.store_id and s.external_id = wanted.external_id"#,
         store_ids,
@@ -445,7 +448,7 @@ struct Columns<'a> {
     urls: Vec<Option<&'a str>>,
     carriers: Vec<Option<&'a str>>,
     statuses: Vec<&'a str>,
-    metadata: Vec<&'a str>,
+    metadata: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -458,7 +461,10 @@ impl<'a> Columns<'a> {
             urls: contents().map(|c| c.tracking_url.as_deref()).collect(),
             carriers: contents().map(|c| c.carrier.as_deref()).collect(),
             statuses: contents().map(|c| c.status.as_str()).collect(),
-            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+            metadata: rows
+                .iter()
+                .map(|row| row.news(|c| c.metadata.as_str()))
+                .collect(),
         }
     }
 }
@@ -475,14 +481,23 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
             store_id, id, external_id, order_external_id, tracking_number, tracking_url, carrier,
             status, metadata::jsonb, version, replaced_version, source_updated_at, created_at,
             updated_at
-        from unnest(
-            $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::timestamptz[],
-            $13::timestamptz[], $14::timestamptz[]
-        ) as row (
-            store_id, id, external_id, order_external_id, tracking_number, tracking_url, carrier,
-            status, metadata, version, replaced_version, source_updated_at, created_at, updated_at
-        )
+        from (
+            select
+                unnest($1::bigint[]) as store_id,
+                unnest($2::uuid[]) as id,
+                unnest($3::text[]) as external_id,
+                unnest($4::text[]) as order_external_id,
+                unnest($5::text[]) as tracking_number,
+                unnest($6::text[]) as tracking_url,
+                unnest($7::text[]) as carrier,
+                unnest($8::text[]) as status,
+                unnest($9::text[]) as metadata,
+                unnest($10::bigint[]) as version,
+                unnest($11::bigint[]) as replaced_version,
+                unnest($12::timestamptz[]) as source_updated_at,
+                unnest($13::timestamptz[]) as created_at,
+                unnest($14::timestamptz[]) as updated_at
+        ) as row
         on conflict (external_id, store_id) do nothing",
         &stamps.store_ids,
         &stamps.ids,
@@ -492,7 +507,7 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
         &columns.urls as &[Option<&str>],
         &columns.carriers as &[Option<&str>],
         &columns.statuses as &[&str],
-        &columns.metadata as &[&str],
+        &columns.metadata as &[Option<&str>],
         &stamps.versions,
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
@@ -521,21 +536,30 @@ async fn change(
                     tracking_url = row.tracking_url,
                     carrier = row.carrier,
                     status = row.status,
-                    metadata = row.metadata::jsonb,
+                    metadata = coalesce(row.metadata::jsonb, s.metadata),
                     version = row.version,
                     replaced_version = row.replaced_version,
                     source_updated_at = row.source_updated_at,
                     updated_at = row.updated_at
-                from unnest(
-                    $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[],
-                    $15::text[], $16::text[], $17::bigint[], $18::bigint[], $19::timestamptz[],
-                    $20::timestamptz[], $21::timestamptz[]
-                ) as row (
-                    store_id, external_id, order_external_id, tracking_number, tracking_url,
-                    carrier, status, metadata, version, replaced_version, source_updated_at,
-                    updated_at, replaced_source
-                )
-                where s.store_id = row.store_id
+                from (
+                    select
+                        unnest($9::bigint[]) as store_id,
+                        unnest($10::text[]) as external_id,
+                        unnest($11::text[]) as order_external_id,
+                        unnest($12::text[]) as tracking_number,
+                        unnest($13::text[]) as tracking_url,
+                        unnest($14::text[]) as carrier,
+                        unnest($15::text[]) as status,
+                        unnest($16::text[]) as metadata,
+                        unnest($17::bigint[]) as version,
+                        unnest($18::bigint[]) as replaced_version,
+                        unnest($19::timestamptz[]) as source_updated_at,
+                        unnest($20::timestamptz[]) as updated_at,
+                        unnest($21::timestamptz[]) as replaced_source,
+                        unnest($22::tid[]) as place
+                ) as row
+                where s.ctid = row.place
+                    and s.store_id = row.store_id
                     and s.external_id = row.external_id
                     and s.version = row.replaced_version
                     and s.source_updated_at is not distinct from row.replaced_source
@@ -549,12 +573,13 @@ async fn change(
         &columns.urls as &[Option<&str>],
         &columns.carriers as &[Option<&str>],
         &columns.statuses as &[&str],
-        &columns.metadata as &[&str],
+        &columns.metadata as &[Option<&str>],
         &stamps.versions,
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
         &stamps.updated,
         &stamps.replaced_sources as &[Option<DateTime<Utc>>],
+        &stamps.places as &[Option<Place>],
     )
     .await?;
     Ok(())

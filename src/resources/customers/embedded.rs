@@ -249,9 +249,12 @@ macro_rules! select_with_customers {
                 customer.source_updated_at as "customer_source_updated_at?",
                 customer.created_at as "customer_created_at?",
                 customer.updated_at as "customer_updated_at?",
-                customer.erased_at as "customer_erased_at?","#
+                customer.erased_at as "customer_erased_at?",
+                customer.ctid as "customer_place?: Place","#
                 + $columns
-                + " from unnest($1::bigint[], $2::text[]) as wanted (store_id, external_id)
+                + " from (
+                    select unnest($1::bigint[]) as store_id, unnest($2::text[]) as external_id
+                ) as wanted
                 join "
                 + $table
                 + " carrier
@@ -290,6 +293,7 @@ macro_rules! customer_of_row {
                 created_at: $row.customer_created_at?,
                 updated_at: $row.customer_updated_at?,
                 erased_at: $row.customer_erased_at,
+                place: $row.customer_place?,
             })
         })()
     };
@@ -475,6 +479,7 @@ impl EmbeddedCustomers {
             source_updated_at: None,
             created_at: moment.now,
             updated_at: moment.now,
+            place: None,
             content,
         });
         self.folded.insert(record.id);
@@ -636,17 +641,31 @@ pub struct KnownCustomer {
     is_new: bool,
 }
 
-impl CustomerView {
-    fn of(record: &Record<Content>, is_new: bool) -> Self {
-        let content = record.content.clone();
+/// The customer of one order or checkout, until it is shown.
+pub struct Carried {
+    id: Uuid,
+    /// None once the row is gone.
+    record: Option<Arc<Record<Content>>>,
+    /// Made by the very request that is answered.
+    is_new: bool,
+}
+
+impl From<Carried> for CustomerView {
+    fn from(carried: Carried) -> Self {
+        let erased = Self::Erased {
+            id: carried.id,
+            erased: true,
+        };
+        let Some(record) = carried.record else {
+            return erased;
+        };
+        // Orders of one batch may carry the same one.
+        let content = Arc::unwrap_or_clone(record).content;
         let Some(phone) = content.phone else {
-            return Self::Erased {
-                id: record.id,
-                erased: true,
-            };
+            return erased;
         };
         Self::Known(Box::new(KnownCustomer {
-            id: Some(record.id),
+            id: Some(carried.id),
             external_id: content.external_id,
             phone,
             first_name: content.first_name,
@@ -656,10 +675,12 @@ impl CustomerView {
             tags: content.tags,
             lifetime_value: content.lifetime_value,
             orders_count: content.orders_count,
-            is_new,
+            is_new: carried.is_new,
         }))
     }
+}
 
+impl CustomerView {
     /// For a dry run: a customer that would be made has no id yet.
     pub fn hide_new_id(&mut self) {
         if let Self::Known(customer) = self
@@ -674,39 +695,36 @@ impl CustomerView {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn views<R: CarriesCustomer>(
+pub async fn carried<R: CarriesCustomer>(
     connection: &mut PgConnection,
     records: &[Arc<Record<R::Content>>],
     companions: &EmbeddedCustomers,
-) -> sqlx::Result<Vec<CustomerView>> {
-    let of = |record: &Record<R::Content>| R::reference(&record.content).id.unwrap_or_default();
-    let mut views: HashMap<Uuid, CustomerView> = HashMap::new();
+) -> sqlx::Result<Vec<Carried>> {
     let mut missing: BTreeSet<(i64, Uuid)> = BTreeSet::new();
+    let mut carried: Vec<Carried> = Vec::with_capacity(records.len());
     for record in records {
-        let id = of(record);
-        let customer = companions.working.by_id(id);
-        match customer.or_else(|| companions.known.get(&id)) {
-            Some(customer) => {
-                let is_new = companions.working.is_new(id);
-                views.insert(id, CustomerView::of(customer, is_new));
-            }
-            None => {
-                missing.insert((record.store_id, id));
-            }
+        let id = R::reference(&record.content).id.unwrap_or_default();
+        let known = companions.working.by_id(id);
+        let known = known.or_else(|| companions.known.get(&id));
+        if known.is_none() {
+            missing.insert((record.store_id, id));
         }
+        carried.push(Carried {
+            id,
+            record: known.cloned(),
+            is_new: companions.working.is_new(id),
+        });
     }
     if !missing.is_empty() {
         let keys: Vec<_> = missing
             .into_iter()
             .map(|(store_id, id)| (store_id, Identity::Id(id)))
             .collect();
-        for customer in identity::load(connection, &keys, Locks::None).await? {
-            views.insert(customer.id, CustomerView::of(&customer, false));
+        let read = identity::load(connection, &keys, Locks::None).await?;
+        let read: HashMap<Uuid, _> = read.into_iter().map(|record| (record.id, record)).collect();
+        for customer in carried.iter_mut().filter(|one| one.record.is_none()) {
+            customer.record = read.get(&customer.id).cloned();
         }
     }
-    let gone = |id| CustomerView::Erased { id, erased: true };
-    Ok(records
-        .iter()
-        .map(|record| views.get(&of(record)).cloned().unwrap_or(gone(of(record))))
-        .collect())
+    Ok(carried)
 }

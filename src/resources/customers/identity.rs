@@ -35,6 +35,7 @@ use uuid::Uuid;
 use super::{Content, Customer};
 use crate::engine::Locks;
 use crate::engine::group_commit::LaneKey;
+use crate::engine::place::Place;
 use crate::engine::record::{Index, Record, StoreName, StoreNameRef};
 use crate::values::{ExternalId, FreeJson, Phone, Tags};
 
@@ -295,6 +296,7 @@ pub(in crate::resources) struct Row {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub erased_at: Option<DateTime<Utc>>,
+    pub place: Place,
 }
 
 impl From<Row> for Record<Content> {
@@ -306,6 +308,7 @@ impl From<Row> for Record<Content> {
             source_updated_at: row.source_updated_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            place: Some(row.place),
             content: Content {
                 external_id: row.external_id.map(ExternalId::from_stored),
                 phone: row.phone.map(Phone::from_stored),
@@ -416,7 +419,7 @@ async fn by_id(
             c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
             c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
-            c.updated_at, c.erased_at
+            c.updated_at, c.erased_at, c.ctid as "place!: Place"
         from unnest($1::bigint[], $2::uuid[]) as wanted (store_id, id)
         join customers c on c.store_id = wanted.store_id and c.id = wanted.id"#,
         &store_ids,
@@ -437,7 +440,7 @@ async fn by_external_id(
             c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
             c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
-            c.updated_at, c.erased_at
+            c.updated_at, c.erased_at, c.ctid as "place!: Place"
         from unnest($1::bigint[], $2::text[]) as named (store_id, external_id)
         join customers c on c.store_id = named.store_id and c.external_id = named.external_id"#,
         &store_ids,
@@ -459,7 +462,7 @@ async fn alone_by_phone(
             c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
             c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
-            c.updated_at, c.erased_at
+            c.updated_at, c.erased_at, c.ctid as "place!: Place"
         from unnest($1::bigint[], $2::text[]) as called (store_id, phone)
         join customers c on c.store_id = called.store_id and c.phone = called.phone
         where c.external_id is null"#,
@@ -485,7 +488,7 @@ async fn oldest_by_phone(
             c.store_id, c.id, c.external_id, c.phone, c.first_name, c.last_name, c.email, c.locale,
             c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
-            c.updated_at, c.erased_at
+            c.updated_at, c.erased_at, c.ctid as "place!: Place"
         from unnest($1::bigint[], $2::text[]) as called (store_id, phone)
         cross join lateral (
             select o.id

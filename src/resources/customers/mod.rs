@@ -329,8 +329,8 @@ impl Resource for Customer {
         Ok(vec![(); records.len()])
     }
 
-    fn answer(record: &Record<Content>, (): &()) -> CustomerAnswer {
-        let content = record.content.clone();
+    fn answer(record: Record<Content>, (): ()) -> CustomerAnswer {
+        let content = record.content;
         CustomerAnswer {
             id: Some(record.id),
             store_id: record.store_id,
@@ -431,11 +431,10 @@ pub fn makes_or_adopts(before: Option<&Content>, after: &Content) -> bool {
 /// Stored rows by id first, then new ones by what must be unique about them.
 #[must_use]
 pub fn lock_order(a: &RowWrite<Content>, b: &RowWrite<Content>) -> Ordering {
-    let is_new = |row: &RowWrite<Content>| row.replaced_version == 0;
-    is_new(a)
-        .cmp(&is_new(b))
+    a.is_new()
+        .cmp(&b.is_new())
         .then_with(|| a.record.store_id.cmp(&b.record.store_id))
-        .then_with(|| match is_new(a) {
+        .then_with(|| match a.is_new() {
             false => Ordering::Equal,
             true => unique_part(a).cmp(&unique_part(b)),
         })
@@ -457,10 +456,10 @@ pub(super) struct Columns<'a> {
     pub(super) last_names: Vec<Option<&'a str>>,
     pub(super) emails: Vec<Option<&'a str>>,
     pub(super) locales: Vec<Option<&'a str>>,
-    pub(super) tags: Vec<String>,
+    pub(super) tags: Vec<Option<String>>,
     pub(super) values: Vec<Option<i64>>,
     pub(super) counts: Vec<Option<i64>>,
-    pub(super) metadata: Vec<&'a str>,
+    pub(super) metadata: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
@@ -475,10 +474,16 @@ impl<'a> Columns<'a> {
             last_names: contents().map(|c| c.last_name.as_deref()).collect(),
             emails: contents().map(|c| c.email.as_deref()).collect(),
             locales: contents().map(|c| c.locale.as_deref()).collect(),
-            tags: contents().map(|c| c.tags.to_json()).collect(),
+            tags: rows
+                .iter()
+                .map(|row| row.news(|c| &c.tags).map(Tags::to_json))
+                .collect(),
             values: contents().map(|c| c.lifetime_value).collect(),
             counts: contents().map(|c| c.orders_count).collect(),
-            metadata: contents().map(|c| c.metadata.as_str()).collect(),
+            metadata: rows
+                .iter()
+                .map(|row| row.news(|c| c.metadata.as_str()))
+                .collect(),
         }
     }
 }
@@ -496,15 +501,26 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
             store_id, id, external_id, phone, first_name, last_name, email, locale, tags::jsonb,
             lifetime_value, orders_count, metadata::jsonb, version, replaced_version,
             source_updated_at, created_at, updated_at
-        from unnest(
-            $1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::bigint[],
-            $14::bigint[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[]
-        ) as row (
-            store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
-            lifetime_value, orders_count, metadata, version, replaced_version, source_updated_at,
-            created_at, updated_at
-        )
+        from (
+            select
+                unnest($1::bigint[]) as store_id,
+                unnest($2::uuid[]) as id,
+                unnest($3::text[]) as external_id,
+                unnest($4::text[]) as phone,
+                unnest($5::text[]) as first_name,
+                unnest($6::text[]) as last_name,
+                unnest($7::text[]) as email,
+                unnest($8::text[]) as locale,
+                unnest($9::text[]) as tags,
+                unnest($10::bigint[]) as lifetime_value,
+                unnest($11::bigint[]) as orders_count,
+                unnest($12::text[]) as metadata,
+                unnest($13::bigint[]) as version,
+                unnest($14::bigint[]) as replaced_version,
+                unnest($15::timestamptz[]) as source_updated_at,
+                unnest($16::timestamptz[]) as created_at,
+                unnest($17::timestamptz[]) as updated_at
+        ) as row
         on conflict do nothing",
         &stamps.store_ids,
         &stamps.ids,
@@ -514,10 +530,10 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
         &columns.last_names as &[Option<&str>],
         &columns.emails as &[Option<&str>],
         &columns.locales as &[Option<&str>],
-        &columns.tags,
+        &columns.tags as &[Option<String>],
         &columns.values as &[Option<i64>],
         &columns.counts as &[Option<i64>],
-        &columns.metadata as &[&str],
+        &columns.metadata as &[Option<&str>],
         &stamps.versions,
         &stamps.replaced,
         &stamps.sources as &[Option<DateTime<Utc>>],
@@ -529,7 +545,7 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
     Ok(done.rows_affected())
 }
 
-/// A statement that changes customers, `$9` to `$25`, writes events, and does what its other parts say,
+/// A statement that changes customers, `$9` to `$26`, writes events, and does what its other parts say,
 /// provided that each customer still has the version that is replaced, and that a condition holds.
 macro_rules! write_with_customers {
     (
@@ -550,25 +566,37 @@ macro_rules! write_with_customers {
                     last_name = row.last_name,
                     email = row.email,
                     locale = row.locale,
-                    tags = row.tags::jsonb,
+                    tags = coalesce(row.tags::jsonb, c.tags),
                     lifetime_value = row.lifetime_value,
                     orders_count = row.orders_count,
-                    metadata = row.metadata::jsonb,
+                    metadata = coalesce(row.metadata::jsonb, c.metadata),
                     version = row.version,
                     replaced_version = row.replaced_version,
                     source_updated_at = row.source_updated_at,
                     updated_at = row.updated_at
-                from unnest(
-                    $9::bigint[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::text[],
-                    $15::text[], $16::text[], $17::text[], $18::bigint[], $19::bigint[],
-                    $20::text[], $21::bigint[], $22::bigint[], $23::timestamptz[],
-                    $24::timestamptz[], $25::timestamptz[]
-                ) as row (
-                    store_id, id, external_id, phone, first_name, last_name, email, locale, tags,
-                    lifetime_value, orders_count, metadata, version, replaced_version,
-                    source_updated_at, updated_at, replaced_source
-                )
-                where c.store_id = row.store_id
+                from (
+                    select
+                        unnest($9::bigint[]) as store_id,
+                        unnest($10::uuid[]) as id,
+                        unnest($11::text[]) as external_id,
+                        unnest($12::text[]) as phone,
+                        unnest($13::text[]) as first_name,
+                        unnest($14::text[]) as last_name,
+                        unnest($15::text[]) as email,
+                        unnest($16::text[]) as locale,
+                        unnest($17::text[]) as tags,
+                        unnest($18::bigint[]) as lifetime_value,
+                        unnest($19::bigint[]) as orders_count,
+                        unnest($20::text[]) as metadata,
+                        unnest($21::bigint[]) as version,
+                        unnest($22::bigint[]) as replaced_version,
+                        unnest($23::timestamptz[]) as source_updated_at,
+                        unnest($24::timestamptz[]) as updated_at,
+                        unnest($25::timestamptz[]) as replaced_source,
+                        unnest($26::tid[]) as place
+                ) as row
+                where c.ctid = row.place
+                    and c.store_id = row.store_id
                     and c.id = row.id
                     and c.version = row.replaced_version
                     and c.erased_at is null
@@ -589,15 +617,16 @@ macro_rules! write_with_customers {
             &columns.last_names as &[Option<&str>],
             &columns.emails as &[Option<&str>],
             &columns.locales as &[Option<&str>],
-            &columns.tags,
+            &columns.tags as &[Option<String>],
             &columns.values as &[Option<i64>],
             &columns.counts as &[Option<i64>],
-            &columns.metadata as &[&str],
+            &columns.metadata as &[Option<&str>],
             &stamps.versions,
             &stamps.replaced,
             &stamps.sources as &[Option<chrono::DateTime<chrono::Utc>>],
             &stamps.updated,
-            &stamps.replaced_sources as &[Option<chrono::DateTime<chrono::Utc>>]
+            &stamps.replaced_sources as &[Option<chrono::DateTime<chrono::Utc>>],
+            &stamps.places as &[Option<$crate::engine::place::Place>]
             $(, $value)*
         )
     }};
