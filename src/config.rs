@@ -2,12 +2,14 @@
 //! faults reported at once.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::targets::Allowed;
 use crate::telemetry::LogFormat;
@@ -25,6 +27,8 @@ pub struct Config {
     pub rate_limit_per_minute: u32,
     /// `KEYFOLD_WRITE_LANES`; see [`Config::lanes`].
     pub write_lanes: u32,
+    /// How many of the lanes single writes may use at the same time; none: all of them.
+    pub lanes_of_singles: Option<u32>,
     /// `KEYFOLD_WRITE_BATCH`: most writes of one transaction; 1 switches grouping off.
     pub write_batch: u32,
     /// `KEYFOLD_WRITE_QUEUE`: most single writes that wait for a lane.
@@ -70,6 +74,7 @@ impl Default for Config {
             database_max_connections: 16,
             rate_limit_per_minute: 0,
             write_lanes: 2,
+            lanes_of_singles: None,
             write_batch: 256,
             write_queue: 256,
             event_retention_days: 30,
@@ -201,6 +206,7 @@ impl Config {
             faults: Vec::new(),
         };
         let default = Self::default();
+        let write_lanes = reader.number("KEYFOLD_WRITE_LANES", 1, 64);
         let config = Self {
             database_url: reader.parsed("DATABASE_URL", "a postgres:// address", |text| {
                 let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
@@ -217,9 +223,8 @@ impl Config {
             rate_limit_per_minute: reader
                 .number("KEYFOLD_RATE_LIMIT_PER_MINUTE", 0, 10_000_000)
                 .unwrap_or(default.rate_limit_per_minute),
-            write_lanes: reader
-                .number("KEYFOLD_WRITE_LANES", 1, 64)
-                .unwrap_or(default.write_lanes),
+            write_lanes: write_lanes.unwrap_or(default.write_lanes),
+            lanes_of_singles: write_lanes,
             write_batch: reader
                 .number("KEYFOLD_WRITE_BATCH", 1, 1_000)
                 .unwrap_or(default.write_batch),
@@ -294,6 +299,45 @@ impl Config {
 }
 
 impl Config {
+    /// Settings that follow from this machine, where nothing else was set, and how many threads
+    /// serve requests.
+    ///
+    /// The lanes have a thread of their own; and where Postgres runs here as well, each lane that is
+    /// in use keeps one of its processes busy. On two processors a second lane and a second thread
+    /// would only take turns at them: batches half as large, at a third more for each write.
+    #[must_use]
+    pub fn on_this_machine(mut self, processors: u32) -> (Self, u32) {
+        let is_alone = !self.database_is_here();
+        if !is_alone && self.lanes_of_singles.is_none() {
+            self.lanes_of_singles = Some((processors / 2).max(1));
+        }
+        let of_postgres = if is_alone { 0 } else { self.singles_at_once() };
+        let threads = processors.saturating_sub(1 + of_postgres).max(1);
+        (self, threads)
+    }
+
+    /// Whether Postgres runs on this machine; without an address it is the private one.
+    fn database_is_here(&self) -> bool {
+        let url = self.database_url.as_deref();
+        let Some(Ok(options)) = url.map(PgConnectOptions::from_str) else {
+            return true;
+        };
+        // Brackets stand around an IPv6 address.
+        let host = options.get_host().trim_matches(['[', ']']);
+        let is_loopback = |address: IpAddr| address.is_loopback();
+        options.get_socket().is_some()
+            || host.starts_with('/')
+            || host == "localhost"
+            || host.parse().is_ok_and(is_loopback)
+    }
+
+    /// How many lanes single writes use at the same time.
+    #[must_use]
+    pub fn singles_at_once(&self) -> u32 {
+        let lanes = self.lanes();
+        self.lanes_of_singles.map_or(lanes, |few| few.min(lanes))
+    }
+
     /// How many lanes write: as many as are set, but no more than half of the connections.
     #[must_use]
     pub fn lanes(&self) -> u32 {
@@ -385,6 +429,57 @@ impl<S: Fn(&str) -> Result<Option<String>, String>> Reader<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_on_this_machine_is_told_by_its_address() {
+        let is_here = |url: Option<&str>| {
+            let database_url = url.map(str::to_owned);
+            let config = Config {
+                database_url,
+                ..Config::default()
+            };
+            config.database_is_here()
+        };
+        for url in [
+            None,
+            Some("postgres://keyfold@localhost/keyfold"),
+            Some("postgres://keyfold@127.0.0.1:5433/keyfold"),
+            Some("postgres://keyfold@[::1]/keyfold"),
+            Some("postgres:///keyfold?host=/run/postgresql"),
+            Some("postgres://keyfold@%2Frun%2Fpostgresql/keyfold"),
+        ] {
+            assert!(is_here(url), "{url:?}");
+        }
+        for url in [
+            "postgres://keyfold@db.example.com/keyfold",
+            "postgres://keyfold@192.0.2.7/keyfold",
+        ] {
+            assert!(!is_here(Some(url)), "{url}");
+        }
+    }
+
+    #[test]
+    fn lanes_and_threads_follow_from_the_processors_that_are_left() {
+        let plan = |config: &Config| {
+            [1, 2, 4, 8].map(|processors| {
+                let (config, threads) = config.clone().on_this_machine(processors);
+                (config.singles_at_once(), threads)
+            })
+        };
+        let here = Config::default();
+        assert_eq!(plan(&here), [(1, 1), (1, 1), (2, 1), (2, 5)]);
+        let set = Config {
+            write_lanes: 3,
+            lanes_of_singles: Some(3),
+            ..here.clone()
+        };
+        assert_eq!(plan(&set), [(3, 1), (3, 1), (3, 1), (3, 4)]);
+        let elsewhere = Config {
+            database_url: Some("postgres://db.example.com/keyfold".to_owned()),
+            ..here
+        };
+        assert_eq!(plan(&elsewhere), [(2, 1), (2, 1), (2, 3), (2, 7)]);
+    }
 
     #[test]
     fn all_faults_are_reported_at_once_and_no_value_is_repeated() {

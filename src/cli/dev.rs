@@ -53,7 +53,7 @@ pub fn run(arguments: DevArguments, mut config: Config, output: &Output) -> Done
     } else {
         None
     };
-    let runtime = super::serving_runtime(&config)?;
+    let (runtime, config) = super::serving(config)?;
     let done = runtime.block_on(serve_on(server.as_ref(), config, &data_dir, output));
     if let Some(server) = server {
         server.stop();

@@ -15,7 +15,6 @@ mod tenants;
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZero;
 use std::process::ExitCode;
 use std::str::FromStr as _;
@@ -111,7 +110,7 @@ fn run(command: Command, output: &Output) -> Done {
     match command {
         Command::Dev(arguments) => dev::run(arguments, config, output),
         Command::Serve(arguments) => {
-            let runtime = serving_runtime(&config)?;
+            let (runtime, config) = serving(config)?;
             runtime.block_on(serve::run(&arguments, config, output))
         }
         Command::Work => block_on(serve::work(config, output)),
@@ -135,39 +134,15 @@ fn block_on(work: impl Future<Output = Done>) -> Done {
         .block_on(work)
 }
 
-/// The threads of a process that serves.
-fn serving_runtime(config: &Config) -> io::Result<Runtime> {
+/// The runtime of a process that serves, and its settings on this machine.
+fn serving(config: Config) -> io::Result<(Runtime, Config)> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(serving_threads(config, processors))
+    let (config, threads) = config.on_this_machine(u32::try_from(processors).unwrap_or(u32::MAX));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads as usize)
         .enable_all()
-        .build()
-}
-
-/// Threads for requests: one for each processor that is left for them. The lanes have a thread of
-/// their own; and where Postgres runs on this machine as well, each lane keeps one of its processes
-/// busy. More threads than processors would only take turns at them.
-fn serving_threads(config: &Config, processors: usize) -> usize {
-    let of_postgres = if is_here(config.database_url.as_deref()) {
-        config.lanes() as usize
-    } else {
-        0
-    };
-    processors.saturating_sub(1 + of_postgres).max(1)
-}
-
-/// Whether the database runs on this machine; without an address it is the private one.
-fn is_here(database_url: Option<&str>) -> bool {
-    let Some(Ok(options)) = database_url.map(PgConnectOptions::from_str) else {
-        return true;
-    };
-    // Brackets stand around an IPv6 address.
-    let host = options.get_host().trim_matches(['[', ']']);
-    let is_loopback = |address: IpAddr| address.is_loopback();
-    options.get_socket().is_some()
-        || host.starts_with('/')
-        || host == "localhost"
-        || host.parse().is_ok_and(is_loopback)
+        .build()?;
+    Ok((runtime, config))
 }
 
 /// The address of the database, which most commands need.
@@ -188,39 +163,4 @@ fn open(
         .map_err(|_| "DATABASE_URL is not a Postgres address")?;
     let pool = state::connect_lazily(options, config.other_connections());
     Ok(State::new(pool, config, Clock::system()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_on_this_machine_is_told_by_its_address() {
-        let here = [
-            None,
-            Some("postgres://keyfold@localhost/keyfold"),
-            Some("postgres://keyfold@127.0.0.1:5433/keyfold"),
-            Some("postgres://keyfold@[::1]/keyfold"),
-            Some("postgres:///keyfold?host=/run/postgresql"),
-            Some("postgres://keyfold@%2Frun%2Fpostgresql/keyfold"),
-        ];
-        for url in here {
-            assert!(is_here(url), "{url:?}");
-        }
-        for url in [
-            "postgres://keyfold@db.example.com/keyfold",
-            "postgres://keyfold@192.0.2.7/keyfold",
-        ] {
-            assert!(!is_here(Some(url)), "{url}");
-        }
-    }
-
-    #[test]
-    fn threads_are_as_many_as_processors_are_left() {
-        let mut config = Config::default();
-        let threads = |config: &Config| [1, 2, 4, 8].map(|n| serving_threads(config, n));
-        assert_eq!(threads(&config), [1, 1, 1, 5]);
-        config.database_url = Some("postgres://db.example.com/keyfold".to_owned());
-        assert_eq!(threads(&config), [1, 1, 3, 7]);
-    }
 }

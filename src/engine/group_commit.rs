@@ -45,6 +45,11 @@
 //! **One bad row** must not fail its neighbours: a batch that Postgres refuses for a value is written
 //! again in halves, until the row stands alone.
 //!
+//! **Turns.** Single writes may use all lanes or, where Postgres shares few processors with them, only
+//! some ([`Config::singles_at_once`](crate::config::Config::singles_at_once)): a second batch beside
+//! the first one would halve both, and what a batch costs as such comes twice. Bulk brings batches that
+//! are large anyway and uses all lanes.
+//!
 //! **Bulk** takes turns with single writes. A bulk request has at most two slices in the queue, so it
 //! waits for its own answers before it asks for more. Only bulk waits long for a lost database, and
 //! it gives its lane back meanwhile.
@@ -164,6 +169,8 @@ struct Shared {
     state: State,
     /// One permit a lane, given in order of asking.
     lanes: Arc<Semaphore>,
+    /// One permit a lane that single writes may use.
+    turns: Arc<Semaphore>,
     under_way: Mutex<Keys>,
     /// Told whenever keys are free again.
     landed: Notify,
@@ -209,6 +216,7 @@ impl Lanes {
             _ended: ended.drop_guard(),
             closed,
             lanes: Arc::new(Semaphore::new(config.lanes() as usize)),
+            turns: Arc::new(Semaphore::new(config.singles_at_once() as usize)),
             under_way: Mutex::default(),
             landed: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -281,6 +289,17 @@ impl Lanes {
         lane.expect("the semaphore is never closed")
     }
 
+    /// A turn of single writes, in order of asking.
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = Arc::clone(&self.0.turns).acquire_owned().await;
+        turn.expect("the semaphore is never closed")
+    }
+
+    /// A turn of single writes, if there is one now.
+    fn turn_now(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.turns).try_acquire_owned().ok()
+    }
+
     fn under_way(&self) -> MutexGuard<'_, Keys> {
         // A set of numbers is whole at any time.
         let keys = self.0.under_way.lock();
@@ -351,10 +370,11 @@ impl Drop for Place {
     }
 }
 
-/// The keys of a batch at the database, until it is dropped.
+/// The keys of a batch at the database, and its turn, until it is dropped.
 struct Flight {
     lanes: Lanes,
     keys: Vec<LaneKey>,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Flight {
@@ -364,6 +384,7 @@ impl Drop for Flight {
             under_way.remove(key);
         }
         drop(under_way);
+        drop(self.turn.take());
         self.lanes.0.landed.notify_waiters();
     }
 }
@@ -597,6 +618,11 @@ impl<R: Resource> Queue<R> {
                 };
                 self.arrive(entries);
             }
+            let turn = if self.bulk.is_empty() {
+                Some(self.while_waiting(lanes.turn()).await)
+            } else {
+                lanes.turn_now()
+            };
             let lane = self.while_waiting(lanes.enter()).await;
             // Listened for from before the look at the keys, so that no landing is missed.
             let mut landed = std::pin::pin!(lanes.0.landed.notified());
@@ -604,7 +630,7 @@ impl<R: Resource> Queue<R> {
             self.take_arrivals();
             self.expire();
             lanes.look_at_the_crowd();
-            match self.next_batch() {
+            match self.next_batch(turn) {
                 Some((batch, flight)) => self.begin(batch, flight, lane),
                 None if self.is_empty() => {}
                 None => {
@@ -673,23 +699,25 @@ impl<R: Resource> Queue<R> {
     }
 
     /// What goes to the database next, with its keys reserved: as much as has no key that is under
-    /// way, or that somebody earlier waits for.
-    fn next_batch(&mut self) -> Option<(Batch<R>, Flight)> {
+    /// way, or that somebody earlier waits for. Single writes need a turn.
+    fn next_batch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Option<(Batch<R>, Flight)> {
         let mut under_way = self.lanes.under_way();
         let most = self.lanes.0.most_batch;
         let mut awaited = Keys::default();
         let mut take = |queue| Batch::take(queue, most, &under_way, &mut awaited);
-        let batch = if self.bulk_is_next {
-            take(&mut self.bulk).or_else(|| take(&mut self.singles))
-        } else {
-            take(&mut self.singles).or_else(|| take(&mut self.bulk))
+        let batch = match (&turn, self.bulk_is_next) {
+            (None, _) => take(&mut self.bulk),
+            (Some(_), true) => take(&mut self.bulk).or_else(|| take(&mut self.singles)),
+            (Some(_), false) => take(&mut self.singles).or_else(|| take(&mut self.bulk)),
         };
         let mut batch = batch?;
         self.bulk_is_next = batch.class == Class::Single;
+        let turn = turn.filter(|_| batch.class == Class::Single);
         let keys = std::mem::take(&mut batch.keys);
         under_way.extend(&keys);
         let lanes = self.lanes.clone();
-        Some((batch, Flight { lanes, keys }))
+        let flight = Flight { lanes, keys, turn };
+        Some((batch, flight))
     }
 
     /// Lets a batch be written in a task of its own: the next one may begin beside it, and a panic
