@@ -303,7 +303,8 @@ impl Config {
     /// serve requests.
     ///
     /// The lanes have a thread of their own; and where Postgres runs here as well, each lane that is
-    /// in use keeps one of its processes busy. On two processors a second lane and a second thread
+    /// in use keeps one of its processes busy. Requests get what is left, and half of the processors at
+    /// the least. On two processors a second lane and a second thread
     /// would only take turns at them: batches half as large, at a third more for each write.
     #[must_use]
     pub fn on_this_machine(mut self, processors: u32) -> (Self, u32) {
@@ -312,7 +313,8 @@ impl Config {
             self.lanes_of_singles = Some((processors / 2).max(1));
         }
         let of_postgres = if is_alone { 0 } else { self.singles_at_once() };
-        let threads = processors.saturating_sub(1 + of_postgres).max(1);
+        let left = processors.saturating_sub(1 + of_postgres);
+        let threads = left.max(processors / 2).max(1);
         (self, threads)
     }
 
@@ -467,13 +469,13 @@ mod tests {
             })
         };
         let here = Config::default();
-        assert_eq!(plan(&here), [(1, 1), (1, 1), (2, 1), (2, 5)]);
+        assert_eq!(plan(&here), [(1, 1), (1, 1), (2, 2), (2, 5)]);
         let set = Config {
             write_lanes: 3,
             lanes_of_singles: Some(3),
             ..here.clone()
         };
-        assert_eq!(plan(&set), [(3, 1), (3, 1), (3, 1), (3, 4)]);
+        assert_eq!(plan(&set), [(3, 1), (3, 1), (3, 2), (3, 4)]);
         let elsewhere = Config {
             database_url: Some("postgres://db.example.com/keyfold".to_owned()),
             ..here

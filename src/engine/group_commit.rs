@@ -47,7 +47,8 @@
 //!
 //! **Turns.** Single writes may use all lanes or, where Postgres shares few processors with them, only
 //! some ([`Config::singles_at_once`](crate::config::Config::singles_at_once)): a second batch beside
-//! the first one would halve both, and what a batch costs as such comes twice. Bulk brings batches that
+//! the first one would halve both, and what a batch costs as such comes twice. A batch that is held up
+//! gives its turn back. Bulk brings batches that
 //! are large anyway and uses all lanes.
 //!
 //! **Bulk** takes turns with single writes. A bulk request has at most two slices in the queue, so it
@@ -84,6 +85,9 @@ use crate::state::{ACQUIRE_TIMEOUT, State};
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of single writes that may wait.
 const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// How long a batch of single writes keeps others from beginning where they take turns. One that
+/// takes longer waits for a lock or a disk, and leaves the processors to them.
+const TURN: Duration = Duration::from_millis(50);
 /// How often a queue looks for writes that have waited too long.
 const EXPIRY: Duration = Duration::from_millis(250);
 
@@ -370,11 +374,10 @@ impl Drop for Place {
     }
 }
 
-/// The keys of a batch at the database, and its turn, until it is dropped.
+/// The keys of a batch at the database, until it is dropped.
 struct Flight {
     lanes: Lanes,
     keys: Vec<LaneKey>,
-    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Flight {
@@ -384,7 +387,6 @@ impl Drop for Flight {
             under_way.remove(key);
         }
         drop(under_way);
-        drop(self.turn.take());
         self.lanes.0.landed.notify_waiters();
     }
 }
@@ -631,7 +633,7 @@ impl<R: Resource> Queue<R> {
             self.expire();
             lanes.look_at_the_crowd();
             match self.next_batch(turn) {
-                Some((batch, flight)) => self.begin(batch, flight, lane),
+                Some((batch, flight, turn)) => self.begin(batch, flight, (lane, turn)),
                 None if self.is_empty() => {}
                 None => {
                     drop(lane);
@@ -700,7 +702,10 @@ impl<R: Resource> Queue<R> {
 
     /// What goes to the database next, with its keys reserved: as much as has no key that is under
     /// way, or that somebody earlier waits for. Single writes need a turn.
-    fn next_batch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Option<(Batch<R>, Flight)> {
+    fn next_batch(
+        &mut self,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Option<(Batch<R>, Flight, Option<OwnedSemaphorePermit>)> {
         let mut under_way = self.lanes.under_way();
         let most = self.lanes.0.most_batch;
         let mut awaited = Keys::default();
@@ -716,13 +721,17 @@ impl<R: Resource> Queue<R> {
         let keys = std::mem::take(&mut batch.keys);
         under_way.extend(&keys);
         let lanes = self.lanes.clone();
-        let flight = Flight { lanes, keys, turn };
-        Some((batch, flight))
+        Some((batch, Flight { lanes, keys }, turn))
     }
 
     /// Lets a batch be written in a task of its own: the next one may begin beside it, and a panic
     /// ends nothing but the batch.
-    fn begin(&self, batch: Batch<R>, flight: Flight, lane: OwnedSemaphorePermit) {
+    fn begin(
+        &self,
+        batch: Batch<R>,
+        flight: Flight,
+        (lane, turn): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    ) {
         self.metrics.begins(&batch);
         let state = self.lanes.0.state.clone();
         let (tasks, metrics) = (state.tasks.clone(), self.metrics.clone());
@@ -738,7 +747,10 @@ impl<R: Resource> Queue<R> {
                 drop(lane);
                 writing.await;
             } else {
-                writing.await;
+                if tokio::time::timeout(TURN, &mut writing).await.is_err() {
+                    drop(turn);
+                    writing.await;
+                }
                 drop(lane);
             }
         });

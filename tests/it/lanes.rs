@@ -595,3 +595,22 @@ async fn a_shutdown_writes_what_is_queued_and_loses_nothing_that_it_acknowledged
         acknowledged.len()
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_held_up_keeps_nobody_waiting_for_its_turn() {
+    let app = App::start_with(|config| config.lanes_of_singles = Some(1), patient()).await;
+    let pool = app.pool.clone();
+    let mut taken = Taken::over(app, pool, LANES - 1).await;
+    let (keys, bodies) = orders("o", 5);
+    for body in bodies {
+        taken.app.post("orders", &body).await.expect(201);
+    }
+    let many = json!({ "items": [order("bulk-0", 8_000, 1), order("bulk-1", 8_001, 1)] });
+    let bulk = taken.app.post("orders/bulk", &many).await.expect(200);
+    assert_eq!(bulk.json()["results"][1]["outcome"], "created");
+    assert_eq!(taken.at_gate().await.len(), 1);
+    assert_eq!(taken.transactions(&keys).await, 5);
+    taken.release().await;
+    check_events(&taken.app.pool, taken.app.store_id).await;
+    taken.app.stop().await;
+}

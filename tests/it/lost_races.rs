@@ -116,6 +116,42 @@ async fn a_customer_that_changes_meanwhile_is_looked_at_again_and_the_order_with
     }
 }
 
+#[tokio::test]
+async fn a_row_that_has_moved_since_it_was_read_is_looked_at_again() {
+    for kind in kinds().into_iter().filter(|kind| kind.has_customer) {
+        let app = App::start().await;
+        app.post(kind.path, &kind.first("V")).await.expect(201);
+        // Our write has read its row when it waits for the phone of a customer who is new.
+        let mut other = app.pool.begin().await.expect("a transaction");
+        sqlx::query("insert into customer_phones (store_id, phone) values ($1, '+33699999999')")
+            .bind(app.store_id)
+            .execute(&mut *other)
+            .await
+            .expect("a lock");
+        let mut body = kind.second("V");
+        body["customer"] = json!({ "external_id": "new", "phone": "+33699999999" });
+        let (target, path) = (Target::of(&app), kind.path.to_owned());
+        let ours = tokio::spawn(async move { target.push(&path, &body).await });
+        eventually("our write waits for the phone", || async {
+            somebody_waits(&app.pool).await.then_some(())
+        })
+        .await;
+        let moves = format!("update {} set customer_digest = customer_digest", kind.path);
+        let moved = sqlx::query(AssertSqlSafe(moves)).execute(&app.pool).await;
+        assert_eq!(moved.expect("a move").rows_affected(), 1);
+        other.rollback().await.expect("no more lock");
+        let answer = ours.await.expect("no panic").expect(200);
+        assert_eq!(
+            (answer.outcome(), answer.header("etag")),
+            ("updated", "\"2\"")
+        );
+        assert_eq!(answer.json()["customer"]["external_id"], "new");
+        assert_eq!(told(&app, kind.singular).await, [1, 2], "{}", kind.path);
+        nothing_stays_open(&app.pool).await;
+        app.stop().await;
+    }
+}
+
 /// The first example with news of its customer.
 fn renamed(kind: &Kind) -> Value {
     let mut body = kind.first("V");
