@@ -8,10 +8,10 @@ use sqlx::{Decode, Encode, Type};
 
 /// Where a row lay when it was read: PostgreSQL's `ctid`, a page and a slot in it.
 ///
-/// Whoever has just read a row finds it there again without a walk through its index, which is half
-/// the cost of writing it. The place says nothing about the row: it moves with every change, and
-/// another row may come to lie there. So it stands beside the key and the version in a condition,
-/// never for them, and who doesn't find the row there reads it again.
+/// Whoever has just read a row finds it there again without another walk down its index. The place
+/// says nothing about the row: it moves with every change, and another row may come to lie there. So
+/// it stands beside the key and the version in a condition, never for them, and who doesn't find the
+/// row there reads it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     page: u32,
