@@ -305,7 +305,7 @@ impl Config {
     /// The lanes have a thread of their own; and where Postgres runs here as well, each lane that is
     /// in use keeps one of its processes busy. Requests get what is left, and half of the processors at
     /// the least. On two processors a second lane and a second thread
-    /// would only take turns at them: batches half as large, at a third more for each write.
+    /// would only take turns at them: batches half as large, at a quarter more for each write.
     #[must_use]
     pub fn on_this_machine(mut self, processors: u32) -> (Self, u32) {
         let is_alone = !self.database_is_here();
