@@ -304,15 +304,15 @@ impl Config {
     ///
     /// The lanes have a thread of their own; and where Postgres runs here as well, each lane that is
     /// in use keeps one of its processes busy. Requests get what is left, and half of the processors at
-    /// the least. On two processors a second lane and a second thread
-    /// would only take turns at them: batches half as large, at a quarter more for each write.
+    /// the least. On two processors a second lane and a second thread would only take turns at them:
+    /// batches half as large, at a quarter more for each write.
     #[must_use]
     pub fn on_this_machine(mut self, processors: u32) -> (Self, u32) {
-        let is_alone = !self.database_is_here();
-        if !is_alone && self.lanes_of_singles.is_none() {
+        let is_here = self.database_is_here();
+        if is_here && self.lanes_of_singles.is_none() {
             self.lanes_of_singles = Some((processors / 2).max(1));
         }
-        let of_postgres = if is_alone { 0 } else { self.singles_at_once() };
+        let of_postgres = if is_here { self.singles_at_once() } else { 0 };
         let left = processors.saturating_sub(1 + of_postgres);
         let threads = left.max(processors / 2).max(1);
         (self, threads)

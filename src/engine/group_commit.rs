@@ -48,8 +48,7 @@
 //! **Turns.** Single writes may use all lanes or, where Postgres shares few processors with them, only
 //! some ([`Config::singles_at_once`](crate::config::Config::singles_at_once)): a second batch beside
 //! the first one would halve both, and what a batch costs as such comes twice. A batch that is held up
-//! gives its turn back. Bulk brings batches that
-//! are large anyway and uses all lanes.
+//! gives its turn back. Bulk brings batches that are large anyway and uses all lanes.
 //!
 //! **Bulk** takes turns with single writes. A bulk request has at most two slices in the queue, so it
 //! waits for its own answers before it asks for more. Only bulk waits long for a lost database, and
@@ -632,11 +631,11 @@ impl<R: Resource> Queue<R> {
             self.take_arrivals();
             self.expire();
             lanes.look_at_the_crowd();
-            match self.next_batch(turn) {
-                Some((batch, flight, turn)) => self.begin(batch, flight, (lane, turn)),
+            match self.next_batch(turn.is_some()) {
+                Some((batch, flight)) => self.begin(batch, flight, lane, turn),
                 None if self.is_empty() => {}
                 None => {
-                    drop(lane);
+                    drop((lane, turn));
                     self.more_or(landed).await;
                 }
             }
@@ -702,26 +701,22 @@ impl<R: Resource> Queue<R> {
 
     /// What goes to the database next, with its keys reserved: as much as has no key that is under
     /// way, or that somebody earlier waits for. Single writes need a turn.
-    fn next_batch(
-        &mut self,
-        turn: Option<OwnedSemaphorePermit>,
-    ) -> Option<(Batch<R>, Flight, Option<OwnedSemaphorePermit>)> {
+    fn next_batch(&mut self, has_turn: bool) -> Option<(Batch<R>, Flight)> {
         let mut under_way = self.lanes.under_way();
         let most = self.lanes.0.most_batch;
         let mut awaited = Keys::default();
         let mut take = |queue| Batch::take(queue, most, &under_way, &mut awaited);
-        let batch = match (&turn, self.bulk_is_next) {
-            (None, _) => take(&mut self.bulk),
-            (Some(_), true) => take(&mut self.bulk).or_else(|| take(&mut self.singles)),
-            (Some(_), false) => take(&mut self.singles).or_else(|| take(&mut self.bulk)),
+        let batch = match (has_turn, self.bulk_is_next) {
+            (false, _) => take(&mut self.bulk),
+            (true, true) => take(&mut self.bulk).or_else(|| take(&mut self.singles)),
+            (true, false) => take(&mut self.singles).or_else(|| take(&mut self.bulk)),
         };
         let mut batch = batch?;
         self.bulk_is_next = batch.class == Class::Single;
-        let turn = turn.filter(|_| batch.class == Class::Single);
         let keys = std::mem::take(&mut batch.keys);
         under_way.extend(&keys);
         let lanes = self.lanes.clone();
-        Some((batch, Flight { lanes, keys }, turn))
+        Some((batch, Flight { lanes, keys }))
     }
 
     /// Lets a batch be written in a task of its own: the next one may begin beside it, and a panic
@@ -730,12 +725,14 @@ impl<R: Resource> Queue<R> {
         &self,
         batch: Batch<R>,
         flight: Flight,
-        (lane, turn): (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+        lane: OwnedSemaphorePermit,
+        turn: Option<OwnedSemaphorePermit>,
     ) {
         self.metrics.begins(&batch);
         let state = self.lanes.0.state.clone();
         let (tasks, metrics) = (state.tasks.clone(), self.metrics.clone());
         let is_bulk = batch.class != Class::Single;
+        let turn = turn.filter(|_| !is_bulk);
         tasks.spawn(async move {
             let _flight = flight;
             let mut writing = std::pin::pin!(batch.write(state, metrics));
