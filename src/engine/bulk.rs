@@ -136,14 +136,14 @@ struct Item<R: Resource> {
 }
 
 /// The route of a resource.
-pub fn route<R: Resource>() -> MethodRouter<Service> {
-    post(bulk::<R>)
+pub fn route<R: Resource>(writer: Writer<R>) -> MethodRouter<Service> {
+    post(move |service, store, request| bulk::<R>(service, store, writer, request))
 }
 
 async fn bulk<R: Resource>(
     Shared(service): Shared<Service>,
     Extension(store): Extension<StoreAccess>,
-    Extension(writer): Extension<Writer<R>>,
+    writer: Writer<R>,
     request: Request,
 ) -> Result<Response, Error> {
     let supported = "application/json or application/x-ndjson";

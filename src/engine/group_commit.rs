@@ -205,10 +205,14 @@ impl Lanes {
         };
         let (ended, closed) = (CancellationToken::new(), CancellationToken::new());
         let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());
+        let apart = config.apart;
         std::thread::Builder::new()
             .name("keyfold-lanes".to_owned())
             .spawn(move || {
                 let _closed = close.drop_guard();
+                if let Some(apart) = apart {
+                    apart.serve_lanes();
+                }
                 runtime.block_on(async {
                     end.cancelled().await;
                     pool.close().await;

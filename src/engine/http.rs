@@ -190,27 +190,32 @@ impl Service {
 /// The routes of one resource. `bulk` is a key like any other to everything but POST, which no
 /// single record takes.
 pub fn routes<R: Resource>(service: &Service) -> Router<Service> {
+    // Handed to the handlers as they are made: one more layer would be one more copy of all of them
+    // for each request.
+    let writer = Writer::<R>::start(&service.lanes);
+    let (posting, patching) = (writer.clone(), writer.clone());
+    let post_one = |service, store, request| post_one::<R>(service, store, posting, request);
+    let patch_one = |service, store, request| patch_one::<R>(service, store, patching, request);
     let one = get(get_one::<R>);
     let one = if R::MUTABLE.is_empty() {
         one
     } else {
-        one.patch(patch_one::<R>)
+        one.patch(patch_one)
     };
     Router::new()
         .route(
             &format!("{STORE}/{}", R::PATH),
-            guarded(service, get(list::<R>).post(post_one::<R>)),
+            guarded(service, get(list::<R>).post(post_one)),
         )
         .route(
             // A record may be called `bulk` too: only POST means the many.
             &format!("{STORE}/{}/bulk", R::PATH),
-            guarded(service, one.clone().merge(bulk::route::<R>())),
+            guarded(service, one.clone().merge(bulk::route::<R>(writer))),
         )
         .route(
             &format!("{STORE}/{}/{{external_id}}", R::PATH),
             guarded(service, one),
         )
-        .layer(Extension(Writer::<R>::start(&service.lanes)))
 }
 
 /// The events of a store.
@@ -518,7 +523,7 @@ fn read_patch<R: Resource>(
 async fn post_one<R: Resource>(
     Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
-    Extension(writer): Extension<Writer<R>>,
+    writer: Writer<R>,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -536,7 +541,7 @@ async fn post_one<R: Resource>(
 async fn patch_one<R: Resource>(
     Given(service): Given<Service>,
     Extension(store): Extension<StoreAccess>,
-    Extension(writer): Extension<Writer<R>>,
+    writer: Writer<R>,
     request: Request,
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
