@@ -14,7 +14,7 @@ use crate::config::Config;
 /// Connections kept free of requests, for keys, stores and the cleaners.
 const RESERVED_CONNECTIONS: u32 = 1;
 /// A connection that rested longer is asked whether it still lives before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long a request waits for a connection. There are never more requests than connections, so a
 /// longer wait means that the database can't be reached.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -75,6 +75,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Resource;
+use super::at_hand::{AtHand, Held};
 use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write, Written};
 use crate::edge::Limits;
 use crate::error::Error;
@@ -170,6 +171,8 @@ struct Shared {
     closed: CancellationToken,
     /// The service's state, with the lanes' connections for its pool.
     state: State,
+    /// Connections that the next batches go on with.
+    at_hand: Arc<AtHand>,
     /// One permit a lane, given in order of asking.
     lanes: Arc<Semaphore>,
     /// One permit a lane that single writes may use.
@@ -205,6 +208,8 @@ impl Lanes {
         };
         let (ended, closed) = (CancellationToken::new(), CancellationToken::new());
         let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());
+        let at_hand = Arc::new(AtHand::new(pool.clone()));
+        let last = Arc::clone(&at_hand);
         let apart = config.apart;
         std::thread::Builder::new()
             .name("keyfold-lanes".to_owned())
@@ -215,6 +220,7 @@ impl Lanes {
                 }
                 runtime.block_on(async {
                     end.cancelled().await;
+                    last.give_back();
                     pool.close().await;
                 });
             })?;
@@ -232,6 +238,7 @@ impl Lanes {
             crowd: Mutex::new(Crowd::new(config.write_batch, config.write_queue)),
             most_waiting: AtomicUsize::new(config.write_queue as usize),
             most_batch: config.write_batch as usize,
+            at_hand,
             state,
         })))
     }
@@ -247,6 +254,21 @@ impl Lanes {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.0.state.pool
+    }
+
+    /// A connection for a batch.
+    ///
+    /// # Errors
+    /// When none can be had.
+    pub async fn connection(&self) -> sqlx::Result<Held> {
+        self.0.at_hand.take().await
+    }
+
+    /// Takes a connection back on which nothing is open: for the next batch, if writes wait.
+    pub fn release(&self, held: Held) {
+        if self.depth() > 0 {
+            self.0.at_hand.keep(held);
+        }
     }
 
     /// Whether there is room for another write; asked before its body is read.
@@ -733,13 +755,12 @@ impl<R: Resource> Queue<R> {
         turn: Option<OwnedSemaphorePermit>,
     ) {
         self.metrics.begins(&batch);
-        let state = self.lanes.0.state.clone();
-        let (tasks, metrics) = (state.tasks.clone(), self.metrics.clone());
+        let (lanes, metrics) = (self.lanes.clone(), self.metrics.clone());
         let is_bulk = batch.class != Class::Single;
         let turn = turn.filter(|_| !is_bulk);
-        tasks.spawn(async move {
+        self.lanes.0.state.tasks.spawn(async move {
             let _flight = flight;
-            let mut writing = std::pin::pin!(batch.write(state, metrics));
+            let mut writing = std::pin::pin!(batch.write(&lanes, metrics));
             if is_bulk {
                 // Bulk that waits for a lost database must not keep others from hearing of it.
                 if tokio::time::timeout(SHORT, &mut writing).await.is_ok() {
@@ -830,7 +851,7 @@ impl<R: Resource> Batch<R> {
     }
 
     /// Writes it and answers everybody.
-    async fn write(self, state: State, metrics: Metrics) {
+    async fn write(self, lanes: &Lanes, metrics: Metrics) {
         let options = Options {
             detail: match self.class {
                 Class::Single => Detail::Full,
@@ -841,8 +862,9 @@ impl<R: Resource> Batch<R> {
                 Class::Whole => Ending::Whole,
             },
             patience: self.patience,
+            lanes: Some(lanes),
         };
-        match Box::pin(write::write(&state, &self.writes, options)).await {
+        match Box::pin(write::write(&lanes.0.state, &self.writes, options)).await {
             Ok(answers) => {
                 metrics.count_outcomes(&answers);
                 hand_out(answers, self.callers);

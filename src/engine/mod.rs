@@ -2,6 +2,7 @@
 //!
 //! To know every write, read [`write`]; to know one resource, read its file in `resources`.
 
+pub mod at_hand;
 pub mod bulk;
 pub mod consumers;
 pub mod events;

@@ -33,9 +33,10 @@ use chrono::{DateTime, Utc};
 use rand::RngExt as _;
 use uuid::Uuid;
 
+use super::at_hand::Held;
 use super::events::{self, Event};
 use super::failure::Failure;
-use super::group_commit::LaneKey;
+use super::group_commit::{LaneKey, Lanes};
 use super::record::{Record, RowWrite, Working};
 use super::request::Conditions;
 use super::transaction::Transaction;
@@ -170,14 +171,16 @@ pub enum Ending {
 }
 
 /// How a batch is written.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
     /// How much the answers hold.
     pub detail: Detail,
     /// What happens at the end.
     pub ending: Ending,
     /// How long a lost database is waited for.
     pub patience: Duration,
+    /// Whose connections are used; none: those of the state's pool.
+    pub lanes: Option<&'a Lanes>,
 }
 
 /// Attempts lost to faster writers before the caller is asked to come back. With locks taken first
@@ -193,7 +196,7 @@ const MOST_BROKEN: u32 = 3;
 pub async fn write<R: Resource>(
     state: &State,
     writes: &[Write<R>],
-    options: Options,
+    options: Options<'_>,
 ) -> Result<Answers<R>, Error> {
     let batch = Batch {
         state,
@@ -220,7 +223,7 @@ pub async fn write<R: Resource>(
 fn in_halves<'a, R: Resource>(
     state: &'a State,
     writes: &'a [Write<R>],
-    options: Options,
+    options: Options<'a>,
 ) -> Pin<Box<dyn Future<Output = Result<Answers<R>, Error>> + Send + 'a>> {
     Box::pin(async move {
         let mut answers = Vec::with_capacity(writes.len());
@@ -245,7 +248,7 @@ struct Batch<'a, R: Resource> {
     state: &'a State,
     writes: &'a [Write<R>],
     keys: Vec<(i64, R::Key)>,
-    options: Options,
+    options: Options<'a>,
 }
 
 /// The writes of a batch, applied in memory.
@@ -308,41 +311,51 @@ impl<R: Resource> Batch<'_, R> {
         careful: bool,
         lost: &mut Option<Answers<R>>,
     ) -> Result<Answers<R>, Failure> {
-        let mut connection = self.state.pool.acquire().await?;
+        let mut held = match self.options.lanes {
+            Some(lanes) => lanes.connection().await?,
+            None => Held::of(&self.state.pool).await?,
+        };
         if careful {
-            let mut transaction = Transaction::begin_on(connection).await?;
+            let mut transaction = Transaction::begin_on(held.connection).await?;
             let prepared = self.carefully(&mut transaction, lost).await;
             return self.end(transaction, prepared, lost).await;
         }
+        let connection = &mut *held.connection;
         let mut companions = R::Companions::default();
-        let stored = R::load(&mut connection, &self.keys, Locks::None, &mut companions).await?;
+        let stored = R::load(connection, &self.keys, Locks::None, &mut companions).await?;
         let working = Working::<R>::over(&stored);
         let needs = self.needs(&working);
         if !needs.is_empty() {
             let inputs = self.inputs(&needs);
-            companions
-                .load(&mut connection, &inputs, Locks::None)
-                .await?;
+            companions.load(connection, &inputs, Locks::None).await?;
         }
         let mut applied = self.apply(working, &mut companions, &needs);
         if !applied.working.is_changed() {
-            self.complete(&mut connection, &mut applied.answers, &companions)
+            self.complete(connection, &mut applied.answers, &companions)
                 .await?;
+            self.release(held);
             return Ok(applied.answers);
         }
         if self.is_one_statement(&applied, &companions) {
-            return self
-                .at_once(&mut connection, applied, &companions, lost)
-                .await;
+            let answers = self.at_once(connection, applied, &companions, lost).await?;
+            self.release(held);
+            return Ok(answers);
         }
         let read = Read {
             stored,
             companions,
             needs,
         };
-        let mut transaction = Transaction::begin_on(connection).await?;
+        let mut transaction = Transaction::begin_on(held.connection).await?;
         let prepared = self.optimistically(&mut transaction, read, applied).await;
         self.end(transaction, prepared, lost).await
+    }
+
+    /// Nothing is open on it: the next batch may go on with it.
+    fn release(&self, held: Held) {
+        if let Some(lanes) = self.options.lanes {
+            lanes.release(held);
+        }
     }
 
     /// Puts whose companions are looked at, unless it turns out that they change nothing: those that
