@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::processors::Apart;
 use crate::targets::Allowed;
 use crate::telemetry::LogFormat;
 
@@ -30,8 +29,6 @@ pub struct Config {
     pub write_lanes: u32,
     /// How many of the lanes single writes may use at the same time; none: all of them.
     pub lanes_of_singles: Option<u32>,
-    /// Where the thread that serves requests and the one of the lanes are kept apart.
-    pub apart: Option<Apart>,
     /// `KEYFOLD_WRITE_BATCH`: most writes of one transaction; 1 switches grouping off.
     pub write_batch: u32,
     /// `KEYFOLD_WRITE_QUEUE`: most single writes that wait for a lane.
@@ -78,7 +75,6 @@ impl Default for Config {
             rate_limit_per_minute: 0,
             write_lanes: 2,
             lanes_of_singles: None,
-            apart: None,
             write_batch: 256,
             write_queue: 256,
             event_retention_days: 30,
@@ -229,7 +225,6 @@ impl Config {
                 .unwrap_or(default.rate_limit_per_minute),
             write_lanes: write_lanes.unwrap_or(default.write_lanes),
             lanes_of_singles: write_lanes,
-            apart: None,
             write_batch: reader
                 .number("KEYFOLD_WRITE_BATCH", 1, 1_000)
                 .unwrap_or(default.write_batch),
@@ -324,8 +319,7 @@ impl Config {
     }
 
     /// Whether Postgres runs on this machine; without an address it is the private one.
-    #[must_use]
-    pub fn database_is_here(&self) -> bool {
+    fn database_is_here(&self) -> bool {
         let url = self.database_url.as_deref();
         let Some(Ok(options)) = url.map(PgConnectOptions::from_str) else {
             return true;

@@ -4,7 +4,6 @@
 pub mod clock;
 pub mod config;
 pub mod error;
-pub mod processors;
 pub mod secrets;
 pub mod targets;
 pub mod telemetry;

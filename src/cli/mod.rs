@@ -27,7 +27,6 @@ use tokio::runtime::Runtime;
 use self::output::Output;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::processors::Apart;
 use crate::state::{self, State};
 use crate::telemetry;
 
@@ -138,21 +137,11 @@ fn block_on(work: impl Future<Output = Done>) -> Done {
 /// The runtime of a process that serves, and its settings on this machine.
 fn serving(config: Config) -> io::Result<(Runtime, Config)> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let (mut config, threads) =
-        config.on_this_machine(u32::try_from(processors).unwrap_or(u32::MAX));
-    if processors == 2 && config.database_is_here() {
-        config.apart = Apart::here();
-    }
-    let apart = config.apart;
+    let (config, threads) = config.on_this_machine(u32::try_from(processors).unwrap_or(u32::MAX));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads as usize)
-        .on_thread_start(move || apart.iter().for_each(Apart::serve_neither))
         .enable_all()
         .build()?;
-    if let Some(apart) = apart {
-        // There is one worker thread then, on which all tasks run.
-        runtime.spawn(async move { apart.serve_requests() });
-    }
     Ok((runtime, config))
 }
 

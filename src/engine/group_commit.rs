@@ -210,14 +210,10 @@ impl Lanes {
         let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());
         let at_hand = Arc::new(AtHand::new(pool.clone()));
         let last = Arc::clone(&at_hand);
-        let apart = config.apart;
         std::thread::Builder::new()
             .name("keyfold-lanes".to_owned())
             .spawn(move || {
                 let _closed = close.drop_guard();
-                if let Some(apart) = apart {
-                    apart.serve_lanes();
-                }
                 runtime.block_on(async {
                     end.cancelled().await;
                     last.give_back();

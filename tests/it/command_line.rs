@@ -4,13 +4,11 @@ mod automations;
 mod exports;
 mod messaging;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -462,70 +460,4 @@ async fn count(dev: &Dev) -> usize {
     assert_eq!(answer.status(), 200);
     let page: Value = answer.json().await.expect("JSON");
     page["data"].as_array().expect("a list").len()
-}
-
-/// The processors that each thread of a process may use, by the name of the thread.
-fn processors(pid: u32) -> Vec<(String, String)> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
-        let text = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
-        let of = |name: &str| Some(text.lines().find_map(|l| l.strip_prefix(name))?.trim());
-        Some((
-            of("Name:")?.to_owned(),
-            of("Cpus_allowed_list:")?.to_owned(),
-        ))
-    };
-    tasks.filter_map(of_task).collect()
-}
-
-/// Lets this thread, and what it starts, use no more than two processors, until it is dropped.
-struct OnTwo {
-    before: CpuSet,
-}
-
-impl OnTwo {
-    fn new() -> Self {
-        let here = Pid::from_raw(0);
-        let before = sched_getaffinity(here).expect("ours");
-        let mut two = CpuSet::new();
-        let may_use = |processor: &usize| before.is_set(*processor).expect("in range");
-        for processor in (0..CpuSet::count()).filter(may_use).take(2) {
-            two.set(processor).expect("in range");
-        }
-        sched_setaffinity(here, &two).expect("fewer are always allowed");
-        Self { before }
-    }
-}
-
-impl Drop for OnTwo {
-    fn drop(&mut self) {
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
-    }
-}
-
-#[tokio::test]
-async fn on_two_processors_dev_keeps_requests_and_lanes_apart_and_nothing_else() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let passable = std::fs::Permissions::from_mode(0o711);
-    std::fs::set_permissions(folder.path(), passable).expect("ours");
-    let data_dir = folder.path().join("dev");
-    let two = OnTwo::new();
-    let dev = Dev::start(&data_dir);
-    drop(two);
-    // A request, so that the worker has done what it was told first.
-    assert_eq!(count(&dev).await, 0);
-    let postgres = processors(dev.postgres(&data_dir));
-    let both = &postgres[0].1;
-    let threads = processors(dev.child.id());
-    let is_kept = |(_, processors): &&(String, String)| processors != both;
-    let kept: BTreeMap<String, String> = threads.iter().filter(is_kept).cloned().collect();
-    if std::thread::available_parallelism().is_ok_and(|processors| processors.get() < 2) {
-        assert!(kept.is_empty(), "{threads:?}");
-        return;
-    }
-    let names: Vec<&str> = kept.keys().map(String::as_str).collect();
-    assert_eq!(names, ["keyfold-lanes", "tokio-rt-worker"], "{threads:?}");
-    assert_ne!(kept["keyfold-lanes"], kept["tokio-rt-worker"]);
-    let number = threads.iter().filter(is_kept).count();
-    assert_eq!(number, 2, "{threads:?}");
 }

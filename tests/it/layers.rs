@@ -17,7 +17,6 @@ const LAYERS: &[&[&str]] = &[
         "tls",
         "values",
         "postgres",
-        "processors",
     ],
     &["state", "schema"],
     &["edge", "auth", "tenancy", "outbox"],
@@ -36,11 +35,6 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
         "config",
         "targets",
         "the private targets that are allowed are a setting",
-    ),
-    (
-        "config",
-        "processors",
-        "which threads are kept apart follows from settings",
     ),
     (
         "targets",
