@@ -59,11 +59,13 @@ impl AtHand {
     /// When none can be had.
     pub async fn take(&self) -> sqlx::Result<Held> {
         let last = self.rested().pop();
-        match last {
-            Some((held, since)) if since.elapsed() < TRUSTED_IDLE => return Ok(held),
-            // The others rest for even longer.
-            Some(_) => self.give_back(),
-            None => {}
+        if let Some((held, rests_since)) = last {
+            if rests_since.elapsed() < TRUSTED_IDLE {
+                return Ok(held);
+            }
+            // It goes back first, as the pool may have no other, and those that rest for even longer.
+            drop(held);
+            self.give_back();
         }
         Held::of(&self.pool).await
     }

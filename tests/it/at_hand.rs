@@ -62,6 +62,15 @@ async fn what_rested_for_long_goes_back_to_the_pool() {
 }
 
 #[tokio::test]
+async fn the_only_connection_that_rested_for_long_is_not_waited_for() {
+    let at_hand = AtHand::new(pool(1).await);
+    at_hand.keep(at_hand.take().await.expect("one"));
+    tokio::time::sleep(TRUSTED_IDLE).await;
+    let again = tokio::time::timeout(WELL_IN_TIME, at_hand.take()).await;
+    again.expect("it went back first").expect("it is well");
+}
+
+#[tokio::test]
 async fn a_pool_can_be_closed_when_nothing_is_at_hand() {
     let pool = pool(1).await;
     let at_hand = AtHand::new(pool.clone());
