@@ -15,6 +15,7 @@ mod idempotency;
 mod identity;
 mod lanes;
 mod layers;
+mod lock_order;
 mod lost_commits;
 mod lost_races;
 mod message_processes;
