@@ -13,10 +13,11 @@ pub mod values;
 pub mod postgres;
 pub mod schema;
 pub mod state;
-// Who may ask, and how much.
+// Who may ask, and how much; whose turn it is.
 pub mod auth;
 pub mod edge;
 pub mod tenancy;
+pub mod turns;
 // What every resource shares, and what belongs to people.
 pub mod engine;
 pub mod erasure;

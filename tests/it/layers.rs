@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
         "targets",
         "telemetry",
         "tls",
+        "turns",
         "values",
         "postgres",
     ],
