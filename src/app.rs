@@ -14,12 +14,14 @@ use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use sqlx::PgPool;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa_swagger_ui::{Config as DocsConfig, SwaggerUi};
 
 use crate::automations;
+use crate::database::{self, Database};
 use crate::edge::{self, Limits};
 use crate::engine::group_commit::Lanes;
 use crate::engine::http::{self as engine_http, Registered, Service};
@@ -31,8 +33,9 @@ use crate::messaging::idempotency::InUse;
 use crate::messaging::{self, Messaging};
 use crate::outbox::{Hints, Worker};
 use crate::resources::{self, Visitor, customers};
-use crate::state::State;
+use crate::state::{STATEMENT_DEADLINE, State};
 use crate::targets::Guard;
+use crate::vitals::{self, Ailment};
 use crate::{maintenance, openapi, schema};
 
 /// How long `/readyz` says 503 before connections are refused, so that load balancers notice.
@@ -55,7 +58,7 @@ struct Operation {
     lanes: Lanes,
     in_use: InUse,
     /// Where the worker has connections of its own.
-    worker_pool: Option<PgPool>,
+    worker_pool: Option<Database>,
 }
 
 /// Serves until `stop` comes true, then finishes what is under way.
@@ -74,7 +77,11 @@ pub async fn serve(
     let lanes_closed = lanes.closed();
     let worker_state = match state.config.worker_connections() {
         0 => state.clone(),
-        own => state.with_own_connections(own, WORKER_PATIENCE),
+        own => state.with_own_connections(database::Limits {
+            max_connections: own,
+            acquire: WORKER_PATIENCE,
+            statement: STATEMENT_DEADLINE,
+        }),
     };
     let guard = Guard::new(state.config.allow_private_targets.clone());
     let (works, hints) = if state.config.works {
@@ -98,9 +105,18 @@ pub async fn serve(
     };
     let router = router(operation, messaging, exports, hints, &limits);
     let works = works.map(tokio::spawn);
-    let cleaners = tokio::spawn(maintenance::run(state.clone()));
-    let analyzer = tokio::spawn(maintenance::analyze_new_tables(state.clone()));
-    let upkeep = tokio::spawn(keep_up(metrics, state.shutdown.clone()));
+    let of_state = state.clone();
+    let cleaners = supervised(&state, "cleaners", move || {
+        maintenance::run(of_state.clone())
+    });
+    let of_state = state.clone();
+    let analyzer = supervised(&state, "analyzer", move || {
+        maintenance::analyze_new_tables(of_state.clone())
+    });
+    let shutdown = state.shutdown.clone();
+    let upkeep = supervised(&state, "upkeep", move || {
+        keep_up(metrics.clone(), shutdown.clone())
+    });
     let accepting = CancellationToken::new();
     let server = tokio::spawn(edge::serve(listener, router, limits, accepting.clone()));
     stop.await;
@@ -123,9 +139,21 @@ pub async fn serve(
         tracing::warn!("some database work was still under way and is left to roll back");
     }
     let _ = tokio::time::timeout(LAST_WORK, lanes_closed.cancelled()).await;
-    worker_state.pool.close().await;
-    state.pool.close().await;
+    worker_state.pool.close();
+    state.pool.close();
     Ok(())
+}
+
+/// Spawns a task that has to live until shutdown.
+fn supervised<F>(
+    state: &State,
+    name: &'static str,
+    task: impl FnMut() -> F + Send + 'static,
+) -> JoinHandle<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(vitals::supervise(state.vitals.register(name), task))
 }
 
 async fn keep_up(metrics: PrometheusHandle, shutdown: CancellationToken) {
@@ -149,7 +177,7 @@ pub async fn work(state: State, stop: impl Future<Output = ()>) -> Result<(), Er
     tracing::info!("stopping: finishing what is under way");
     state.shutdown.cancel();
     works.await.map_err(Error::internal)?;
-    state.pool.close().await;
+    state.pool.close();
     Ok(())
 }
 
@@ -166,10 +194,20 @@ fn works(
         Ok(handlers)
     })
     .map_err(|error: Box<dyn std::error::Error + Send + Sync>| Error::internal(error))?;
-    let consumers = vec![automations::consumer(), exports::consumer()];
-    let followers = consumers::run(state.clone(), consumers, hints.clone());
+    let pulse = state.vitals.register("worker");
+    let worker = Arc::new(Mutex::new(worker));
+    let worker = vitals::supervise(pulse.clone(), move || {
+        let (worker, pulse) = (Arc::clone(&worker), pulse.clone());
+        async move { worker.lock().await.run(&pulse).await }
+    });
+    let pulse = state.vitals.register("followers");
+    let (state, given) = (state.clone(), hints.clone());
+    let followers = vitals::supervise(pulse.clone(), move || {
+        let consumers = vec![automations::consumer(), exports::consumer()];
+        consumers::run(state.clone(), consumers, given.clone(), pulse.clone())
+    });
     let works = async move {
-        tokio::join!(worker.run(), followers);
+        tokio::join!(worker, followers);
     };
     Ok((works, hints))
 }
@@ -268,17 +306,42 @@ async fn healthz() -> Response {
     status(StatusCode::OK, "ok")
 }
 
-/// The database can be reached and is migrated, and the process is not about to end.
+/// The database can be reached and is migrated, the process is not about to end, and the tasks that
+/// it can't be without get on.
 async fn readyz(Shared(operation): Shared<Operation>) -> Response {
     if !operation.is_ready.load(Ordering::Relaxed) {
         return status(StatusCode::SERVICE_UNAVAILABLE, "stopping");
     }
-    let asked = tokio::time::timeout(READY_TIME, schema::is_current(&operation.state.pool));
-    match asked.await {
-        Ok(Ok(true)) => status(StatusCode::OK, "ready"),
-        Ok(Ok(false)) => status(StatusCode::SERVICE_UNAVAILABLE, "not_migrated"),
-        Ok(Err(_)) | Err(_) => status(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+    let unavailable = || status(StatusCode::SERVICE_UNAVAILABLE, "database_unavailable");
+    match is_migrated(&operation.state).await {
+        Some(true) => {}
+        Some(false) => return status(StatusCode::SERVICE_UNAVAILABLE, "not_migrated"),
+        None => return unavailable(),
     }
+    let ailing = operation.state.vitals.ailing();
+    if ailing.is_empty() {
+        status(StatusCode::OK, "ready")
+    } else if ailing.iter().all(|(_, why)| *why == Ailment::Failing) {
+        unavailable()
+    } else {
+        let tasks: Vec<&str> = ailing.iter().map(|(task, _)| *task).collect();
+        let body = json!({ "status": "stalled", "tasks": tasks });
+        (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
+    }
+}
+
+/// Whether the database is migrated; none when it can't be asked. One connection may have fallen
+/// silent; another one tells whether the database has.
+async fn is_migrated(state: &State) -> Option<bool> {
+    for _ in 0..2 {
+        let asked = tokio::time::timeout(READY_TIME, schema::is_current(&state.pool));
+        match asked.await {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(sqlx::Error::PoolTimedOut)) => return None,
+            Ok(Err(_)) | Err(_) => {}
+        }
+    }
+    None
 }
 
 fn status(code: StatusCode, word: &'static str) -> Response {
@@ -296,11 +359,11 @@ async fn metrics(Shared(operation): Shared<Operation>) -> Response {
     metrics::gauge!("keyfold_idempotency_keys_in_use").set(operation.in_use.len() as f64);
     let mut pools = vec![&operation.state.pool, operation.lanes.pool()];
     pools.extend(&operation.worker_pool);
-    let idle: usize = pools.iter().map(|pool| pool.num_idle()).sum();
-    let idle = u32::try_from(idle).unwrap_or(u32::MAX);
-    metrics::gauge!("keyfold_database_connections", "state" => "idle").set(idle);
-    let open: u32 = pools.iter().map(|pool| pool.size()).sum();
-    let used = open.saturating_sub(idle);
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let idle: usize = pools.iter().map(|pool| pool.idle()).sum();
+    metrics::gauge!("keyfold_database_connections", "state" => "idle").set(count(idle));
+    let open: usize = pools.iter().map(|pool| pool.size()).sum();
+    let used = count(open.saturating_sub(idle));
     metrics::gauge!("keyfold_database_connections", "state" => "used").set(used);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     ([(header::CONTENT_TYPE, kind)], operation.metrics.render()).into_response()

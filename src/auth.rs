@@ -15,10 +15,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, header};
 use rand::RngExt as _;
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::database::Database;
 use crate::error::Error;
 use crate::state::State;
 use crate::tenancy::{self, KeyScope, Store};
@@ -112,7 +112,7 @@ impl KnownStore {
 /// Checks keys and stores.
 #[derive(Clone)]
 pub struct Gatekeeper {
-    pool: PgPool,
+    pool: Database,
     tasks: TaskTracker,
     keys: Arc<Memory<[u8; 32], KeyScope>>,
     stores: Arc<Memory<i64, KnownStore>>,
@@ -268,8 +268,8 @@ impl Gatekeeper {
 
 /// A look-up that failed did nothing yet. Waiting in vain for a connection while all of them are at
 /// work says nothing against the database.
-fn failed(pool: &PgPool, error: sqlx::Error) -> Error {
-    let all_exist = pool.size() >= pool.options().get_max_connections();
+fn failed(pool: &Database, error: sqlx::Error) -> Error {
+    let all_exist = pool.size() >= pool.limits().max_connections as usize;
     match error {
         sqlx::Error::PoolTimedOut if all_exist => Error::Overloaded,
         error => Error::DatabaseUnavailable(error.into()),

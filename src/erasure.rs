@@ -5,10 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::database::Connection;
 
 /// Whose traces go. The phone and the customer are locked while the erasers run.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct Person {
 }
 
 /// Erases what one module keeps about a person.
-pub type Eraser = for<'c> fn(&'c mut PgConnection, &'c Person) -> Erasing<'c>;
+pub type Eraser = for<'c> fn(&'c mut Connection, &'c Person) -> Erasing<'c>;
 
 /// An eraser at work.
 pub type Erasing<'c> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'c>>;
@@ -39,7 +39,7 @@ pub type Erasing<'c> = Pin<Box<dyn Future<Output = sqlx::Result<()>> + Send + 'c
 /// # Errors
 /// When the database fails; the caller rolls back.
 pub async fn run(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     person: &Person,
     erasers: &[Eraser],
 ) -> sqlx::Result<()> {

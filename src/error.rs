@@ -463,6 +463,15 @@ impl Error {
         }
     }
 
+    /// Whether the database was away, or did not answer.
+    #[must_use]
+    pub fn is_of_the_database(&self) -> bool {
+        matches!(
+            self.itself(),
+            Self::DatabaseUnavailable(_) | Self::OutcomeUnknown(_)
+        )
+    }
+
     /// Whole seconds after which to try again, where that makes sense.
     fn retry_after_s(&self) -> Option<u64> {
         match self {

@@ -10,9 +10,11 @@ pub mod telemetry;
 pub mod tls;
 pub mod values;
 // The database.
+pub mod database;
 pub mod postgres;
 pub mod schema;
 pub mod state;
+pub mod vitals;
 // Who may ask, and how much; whose turn it is.
 pub mod auth;
 pub mod edge;

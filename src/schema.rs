@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgExecutor};
+
+use crate::database::Database;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -88,9 +90,13 @@ fn is_lock_timeout(error: &MigrateError) -> bool {
 ///
 /// # Errors
 /// When the database can't be asked.
-pub async fn is_current(pool: &PgPool) -> sqlx::Result<bool> {
-    let mut connection = pool.acquire().await?;
-    let applied = applied(&mut connection).await?;
+pub async fn is_current(pool: &Database) -> sqlx::Result<bool> {
+    let known = is_known(pool).await?;
+    let applied = if known {
+        versions(pool).await?
+    } else {
+        Vec::new()
+    };
     Ok(MIGRATIONS
         .iter()
         .all(|migration| applied.contains(&migration.version)))
@@ -98,14 +104,23 @@ pub async fn is_current(pool: &PgPool) -> sqlx::Result<bool> {
 
 /// The versions that are applied, oldest first.
 async fn applied(connection: &mut PgConnection) -> sqlx::Result<Vec<i64>> {
-    let known: bool = sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
-        .fetch_one(&mut *connection)
-        .await?;
-    if !known {
-        return Ok(Vec::new());
+    if is_known(&mut *connection).await? {
+        versions(connection).await
+    } else {
+        Ok(Vec::new())
     }
+}
+
+/// Whether anything was ever applied.
+async fn is_known(db: impl PgExecutor<'_>) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select to_regclass('_sqlx_migrations') is not null")
+        .fetch_one(db)
+        .await
+}
+
+async fn versions(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<i64>> {
     sqlx::query_scalar("select version from _sqlx_migrations where success order by version")
-        .fetch_all(connection)
+        .fetch_all(db)
         .await
 }
 

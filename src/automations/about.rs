@@ -1,9 +1,9 @@
 //! A record as it is now, and the person whom it is about.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::sources::text_at;
+use crate::database::Connection;
 use crate::engine::PersonAt;
 use crate::resources::catalog;
 use crate::values::{Node, Value, parse};
@@ -29,7 +29,7 @@ pub struct Person {
 /// # Errors
 /// When the database fails.
 pub async fn look(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     resource: &str,
     id: Uuid,
@@ -92,7 +92,7 @@ fn member_of(record: &Node<'_>, name: &str) -> Option<String> {
 
 /// Whom another record is about; none: it has not arrived.
 async fn elsewhere(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     resource: &str,
     segment: &str,

@@ -1,10 +1,10 @@
 //! Erasing a person's traces in automations: what waits for them is not sent, and nothing tells whom
 //! runs were about.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::runs;
+use crate::database::Connection;
 use crate::erasure::Person;
 use crate::outbox;
 use crate::resources::customers;
@@ -14,7 +14,7 @@ use crate::resources::customers;
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Result<()> {
+pub async fn forget(connection: &mut Connection, person: &Person) -> sqlx::Result<()> {
     let Person {
         store_id, phone, ..
     } = person;
@@ -66,7 +66,7 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
 }
 
 async fn of_contact(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     contact: &[u8],
 ) -> sqlx::Result<Vec<Uuid>> {
@@ -80,7 +80,7 @@ async fn of_contact(
 }
 
 async fn of_record(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     record_id: Uuid,
 ) -> sqlx::Result<Vec<Uuid>> {

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::TimeDelta;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::input::Reentry;
 use super::rules::{self, Rule};
 use super::runs::{self, NewRun};
 use super::sources;
+use crate::database::Connection;
 use crate::engine::PersonAt;
 use crate::engine::consumers::Seen;
 use crate::resources::catalog::{self, Entry, Snapshot};
@@ -29,7 +29,7 @@ const RECORDS: usize = 20;
 /// When the database fails.
 pub async fn evaluate(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     seen: &[Seen],
 ) -> sqlx::Result<Vec<Uuid>> {
@@ -54,7 +54,7 @@ pub async fn evaluate(
 /// The runs that some events of one resource ask for, each with its event's position.
 async fn judge<'r>(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     (entry, events): (&Entry, &[&Seen]),
     rules: &'r [Rule],
@@ -117,7 +117,7 @@ fn run(
 /// Notes of each run whether it may be, by the state of its automation and by what ran before it.
 async fn admit(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     new: Vec<(i64, &Rule, NewRun)>,
 ) -> sqlx::Result<Vec<NewRun>> {
@@ -150,7 +150,7 @@ fn subject(rule: &Rule, run: &NewRun) -> Option<Vec<u8>> {
 /// What earlier runs were about.
 async fn taken(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     new: &[(i64, &Rule, NewRun)],
 ) -> sqlx::Result<HashSet<(Uuid, Vec<u8>)>> {
@@ -174,7 +174,7 @@ async fn taken(
 /// Which of these an earlier run of the automation was about.
 pub async fn known(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     rule: &Rule,
     subjects: &[&[u8]],

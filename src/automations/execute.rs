@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::about;
@@ -11,6 +10,7 @@ use super::evaluate::known;
 use super::input::Reentry;
 use super::rules::{self, Trigger};
 use super::runs::{self, Due, Ended};
+use crate::database::Connection;
 use crate::engine::failure::Failure;
 use crate::engine::transaction::Transaction;
 use crate::error::Error;
@@ -85,7 +85,7 @@ async fn execute_one(
 /// between our look at them and their message.
 async fn end_one(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     row: &Leased,
 ) -> sqlx::Result<Option<Uuid>> {
@@ -123,7 +123,7 @@ async fn end_one(
 }
 
 async fn customer_of(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     resource: &str,
     id: Uuid,
@@ -139,7 +139,7 @@ async fn customer_of(
 /// Looks again at everything that a run depends on, and accepts its message if it still may be.
 async fn judge(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run: &Due,
     held: Option<Uuid>,
@@ -216,7 +216,7 @@ async fn judge(
 /// Accepts the message of a run.
 async fn accept(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run: &Due,
     wanted: &Wanted,

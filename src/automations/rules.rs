@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use super::input::{
     ActionPart, AutomationInput, Reentry, ReentryInput, SendTemplatePart, TriggerPart,
 };
 use super::sources::Sources;
+use crate::database::Connection;
 use crate::engine::consumers;
 use crate::engine::write::Outcome;
 use crate::error::Error;
@@ -196,7 +197,7 @@ impl Rule {
 /// When the database fails; the refusal names the fields that don't fit the template.
 pub async fn upsert(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     input: AutomationInput,
 ) -> sqlx::Result<Result<(Rule, Outcome), Error>> {
@@ -279,7 +280,7 @@ fn random_id() -> [u8; 16] {
 
 /// Whether the template is there and has all its variables from somewhere.
 async fn check_template(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     input: &AutomationInput,
 ) -> sqlx::Result<Result<(), Faults>> {
@@ -314,7 +315,7 @@ async fn check_template(
 
 /// Lets the webhook's id lead to the automation, and its former one to nothing.
 async fn name_webhook(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     rule: &Rule,
     former: Option<Uuid>,
@@ -340,7 +341,7 @@ async fn name_webhook(
     Ok(())
 }
 
-async fn forget_webhook(connection: &mut PgConnection, webhook_id: Uuid) -> sqlx::Result<()> {
+async fn forget_webhook(connection: &mut Connection, webhook_id: Uuid) -> sqlx::Result<()> {
     sqlx::query!(
         "delete from automation_webhooks where webhook_id = $1",
         webhook_id,
@@ -351,7 +352,7 @@ async fn forget_webhook(connection: &mut PgConnection, webhook_id: Uuid) -> sqlx
 }
 
 /// A store whose automations follow no records needs not be looked at.
-async fn stop_if_idle(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<()> {
+async fn stop_if_idle(connection: &mut Connection, store_id: i64) -> sqlx::Result<()> {
     let follows = sqlx::query_scalar!(
         r#"select exists (
             select from automations where store_id = $1 and resource is not null
@@ -371,7 +372,7 @@ async fn stop_if_idle(connection: &mut PgConnection, store_id: i64) -> sqlx::Res
 /// # Errors
 /// When the database fails.
 pub async fn delete(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     external_id: &str,
 ) -> sqlx::Result<bool> {
@@ -402,7 +403,7 @@ async fn count(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<i64> {
     .await
 }
 
-async fn insert(connection: &mut PgConnection, store_id: i64, rule: &Rule) -> sqlx::Result<()> {
+async fn insert(connection: &mut Connection, store_id: i64, rule: &Rule) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into automations (
             store_id, id, external_id, name, status, resource, condition, webhook_id, delay_seconds,
@@ -431,7 +432,7 @@ async fn insert(connection: &mut PgConnection, store_id: i64, rule: &Rule) -> sq
     Ok(())
 }
 
-async fn update(connection: &mut PgConnection, store_id: i64, rule: &Rule) -> sqlx::Result<()> {
+async fn update(connection: &mut Connection, store_id: i64, rule: &Rule) -> sqlx::Result<()> {
     sqlx::query!(
         "update automations
         set name = $3,

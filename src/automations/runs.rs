@@ -3,14 +3,15 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::input::MOST_COOLDOWN_S;
 use super::rules::Rule;
 use super::{KIND, count};
+use crate::database::Connection;
 use crate::outbox;
 use crate::resources::{catalog, customers};
 use crate::state::State;
@@ -109,7 +110,7 @@ fn digest(what: &str, store_id: i64, text: &str) -> Vec<u8> {
 /// # Errors
 /// When the database fails; one that is there already is a fault of ours, or a lost race.
 pub async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     runs: &[NewRun],
     now: DateTime<Utc>,
@@ -379,7 +380,7 @@ impl Ended {
 /// # Errors
 /// When the database fails.
 pub async fn end(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Uuid,
     ended: &Ended,
@@ -475,7 +476,7 @@ pub struct Page {
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     of: Of,
     status: Option<&str>,
@@ -549,7 +550,7 @@ pub async fn page(
 
 /// The last run that was looked at for a page, if there may be more behind it.
 async fn last_looked_at(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     of: Of,
     after: Uuid,
@@ -575,7 +576,7 @@ async fn last_looked_at(
 
 /// The present external ids of people, which runs don't keep.
 async fn name_people(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     runs: &mut [Run],
 ) -> sqlx::Result<()> {

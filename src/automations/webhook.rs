@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 use serde_json::json;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -10,6 +9,7 @@ use super::evaluate::known;
 use super::input::Reentry;
 use super::rules::{self, Rule, Trigger};
 use super::runs::{self, Call, NewRun};
+use crate::database::Connection;
 use crate::error::Error;
 use crate::messaging::{channels, input, templates};
 use crate::state::State;
@@ -79,7 +79,7 @@ impl Called {
 /// which variables are wrong.
 pub async fn call(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     (webhook_id, automation_id): (Uuid, Uuid),
     input: CallInput,
@@ -135,7 +135,7 @@ pub async fn call(
 /// The values of the message's variables: from where the automation says, else from the call by their
 /// names. The refusal names what a call lacks, and what nobody asks for.
 async fn values(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     rule: &Rule,
     input: &CallInput,

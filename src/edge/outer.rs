@@ -1,7 +1,6 @@
 //! What happens to every request, whatever its route: request id, sizes, panics, the problem body
 //! of a failure, the log and the metrics.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,6 +20,7 @@ use super::request_id::{REQUEST_ID, RequestId};
 use super::shed::hold_back;
 use crate::clock::Clock;
 use crate::error::{Error, Failed};
+use crate::vitals::panic_text;
 
 /// Path and query together, in bytes as sent.
 const MAX_TARGET_BYTES: usize = 8192;
@@ -266,12 +266,4 @@ async fn without_panic(handler: impl Future<Output = Response>) -> Response {
         Ok(response) => response,
         Err(panic) => Error::internal(format!("panic: {}", panic_text(&*panic))).into_response(),
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without words")
 }

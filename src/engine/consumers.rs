@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -26,8 +26,10 @@ use uuid::Uuid;
 use super::events;
 use super::failure::Failure;
 use super::transaction::Transaction;
+use crate::database::Connection;
 use crate::outbox::Hints;
 use crate::state::State;
+use crate::vitals::Pulse;
 
 /// Events whose effects are one transaction.
 const SLICE: i64 = 500;
@@ -35,8 +37,10 @@ const SLICE: i64 = 500;
 const AT_ONCE: usize = 2;
 /// How often new events are looked for, at most.
 const EVERY: Duration = Duration::from_millis(200);
-/// How many times as long as a look takes there is none.
+/// How many times as long as a look takes there is none, so that looks take a twentieth of a
+/// connection; and how long that is at most.
 const RESTS: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How long to wait after the database failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Slices of one store before the others have their turn.
@@ -72,7 +76,7 @@ pub struct Consumer {
     /// Names it in `event_consumers`.
     pub name: &'static str,
     /// Lets events of one store have their effects, in the caller's transaction.
-    pub evaluate: for<'c> fn(&'c State, &'c mut PgConnection, i64, &'c [Seen]) -> Evaluating<'c>,
+    pub evaluate: for<'c> fn(&'c State, &'c mut Connection, i64, &'c [Seen]) -> Evaluating<'c>,
 }
 
 /// Numbers what waits for it, slice by slice, so that [`follow`] has little left to do.
@@ -90,7 +94,7 @@ pub async fn prepare(state: &State, store_id: i64) -> Result<(), Failure> {
 /// # Errors
 /// When the database fails.
 pub async fn follow(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     consumer: &str,
 ) -> sqlx::Result<i64> {
@@ -113,7 +117,7 @@ pub async fn follow(
 /// # Errors
 /// When the database fails.
 pub async fn unfollow(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     consumer: &str,
 ) -> sqlx::Result<()> {
@@ -141,11 +145,13 @@ pub async fn least_position(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Res
 }
 
 /// Follows events until shutdown.
-pub async fn run(state: State, consumers: Vec<Consumer>, hints: Hints) {
+pub async fn run(state: State, consumers: Vec<Consumer>, hints: Hints, pulse: Pulse) {
     let mut follower = Follower {
         state,
         consumers,
         hints,
+        pulse,
+        fails: false,
         waiting: VecDeque::new(),
         busy: HashSet::new(),
         under_way: JoinSet::new(),
@@ -175,6 +181,9 @@ struct Follower {
     state: State,
     consumers: Vec<Consumer>,
     hints: Hints,
+    pulse: Pulse,
+    /// Whether the last look has failed.
+    fails: bool,
     /// Those that had events before them at the last look.
     waiting: VecDeque<Place>,
     busy: HashSet<Place>,
@@ -193,15 +202,22 @@ struct Trouble {
 impl Follower {
     /// Looks at all stores that are followed; gives the time to the next look.
     async fn look(&mut self) -> Duration {
-        let began = Instant::now();
-        let mut news = match behind(&self.state.pool).await {
-            Ok(news) => news,
+        let looked = {
+            let _under_way = self.pulse.begin();
+            self.look_now().await
+        };
+        self.pulse.note(looked.is_ok());
+        let (mut news, took) = match looked {
+            Ok(looked) => looked,
             Err(error) => {
                 tracing::warn!(%error, "effects of events have to wait: the database can't be asked");
+                self.fails = true;
                 return AFTER_FAILURE;
             }
         };
-        let took = began.elapsed();
+        if std::mem::take(&mut self.fails) {
+            tracing::info!("events have their effects again");
+        }
         // Each process begins elsewhere, so that they seldom meet.
         if !news.is_empty() {
             let first = rand::random_range(0..news.len());
@@ -212,7 +228,16 @@ impl Follower {
             Some((store_id, consumer.name))
         });
         self.waiting = places.collect();
-        EVERY.max(took * RESTS)
+        rest_after(took)
+    }
+
+    /// Who has events before them, and how long the look took. That it waited for a connection is no
+    /// cost of the look, and no reason to look less often.
+    async fn look_now(&self) -> sqlx::Result<(Vec<(i64, String)>, Duration)> {
+        let mut connection = self.state.pool.acquire().await?;
+        let began = Instant::now();
+        let news = behind(&mut *connection).await?;
+        Ok((news, began.elapsed()))
     }
 
     /// Lets events have their effects where they wait, as far as there is room.
@@ -257,6 +282,11 @@ impl Follower {
         let ((store_id, consumer), failures) = (place, trouble.failures);
         tracing::warn!(store_id, consumer, failures, %failure, "events have to wait for their effects");
     }
+}
+
+/// How long there is no look after one that took so long.
+fn rest_after(took: Duration) -> Duration {
+    (took * RESTS).clamp(EVERY, LONGEST_REST)
 }
 
 /// The consumers that have events before them, of all stores.
@@ -324,7 +354,7 @@ async fn catch_up(
 /// The next events and their effects; how many they were, and the work that they left.
 async fn slice(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     consumer: &Consumer,
     most: i64,
@@ -373,4 +403,17 @@ async fn slice(
     .execute(connection)
     .await?;
     Ok((i64::try_from(seen.len()).unwrap_or(most), left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_rest_in_proportion_to_their_cost_but_never_for_long() {
+        let ms = Duration::from_millis;
+        for (took, rest) in [(0, 200), (9, 200), (20, 400), (60, 1_000), (16_000, 1_000)] {
+            assert_eq!(rest_after(ms(took)), ms(rest), "{took} ms");
+        }
+    }
 }

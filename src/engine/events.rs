@@ -15,7 +15,6 @@ use std::pin::Pin;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -25,6 +24,7 @@ use super::failure::{self, Failure};
 use super::record::Record;
 use super::transaction::Transaction;
 use super::write::Outcome;
+use crate::database::Connection;
 use crate::error::Error;
 use crate::state::State;
 
@@ -168,7 +168,7 @@ pub(crate) use write_with_events;
 ///
 /// # Errors
 /// When the database fails.
-pub async fn append(connection: &mut PgConnection, events: &[&Event]) -> sqlx::Result<()> {
+pub async fn append(connection: &mut Connection, events: &[&Event]) -> sqlx::Result<()> {
     if events.is_empty() {
         return Ok(());
     }
@@ -181,10 +181,7 @@ pub async fn append(connection: &mut PgConnection, events: &[&Event]) -> sqlx::R
 ///
 /// # Errors
 /// When the database fails.
-pub async fn any_exists(
-    connection: &mut PgConnection,
-    events: &[(i64, Uuid)],
-) -> sqlx::Result<bool> {
+pub async fn any_exists(connection: &mut Connection, events: &[(i64, Uuid)]) -> sqlx::Result<bool> {
     let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = events.iter().copied().unzip();
     let exists = sqlx::query_scalar!(
         r#"select exists (
@@ -250,7 +247,7 @@ pub struct Wanted {
 /// Looks up present external ids of records whose events don't keep them.
 pub type NameLookup =
     for<'c> fn(
-        &'c mut PgConnection,
+        &'c mut Connection,
         i64,
         &'c [Uuid],
     ) -> Pin<Box<dyn Future<Output = sqlx::Result<Vec<(Uuid, String)>>> + Send + 'c>>;
@@ -314,7 +311,7 @@ struct Position {
     purged_through: i64,
 }
 
-async fn position(connection: &mut PgConnection, store_id: i64) -> Result<Position, Error> {
+async fn position(connection: &mut Connection, store_id: i64) -> Result<Position, Error> {
     let found = sqlx::query_as!(
         Position,
         "select last_position, purged_through
@@ -332,7 +329,7 @@ async fn position(connection: &mut PgConnection, store_id: i64) -> Result<Positi
 }
 
 async fn page(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     wanted: &Wanted,
     after: i64,
     through: i64,
@@ -360,7 +357,7 @@ async fn page(
 
 /// Fills in the external ids of one resource's events.
 async fn name(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     events: &mut [FeedEvent],
     resource: &str,
@@ -415,7 +412,7 @@ pub async fn number(state: &State, store_id: i64) -> Result<bool, Failure> {
     }
 }
 
-async fn number_slice(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+async fn number_slice(connection: &mut Connection, store_id: i64) -> sqlx::Result<i64> {
     let last = lock_feed(connection, store_id).await?.last_position;
     let numbered = sqlx::query!(
         "update events e
@@ -456,13 +453,13 @@ async fn number_slice(connection: &mut PgConnection, store_id: i64) -> sqlx::Res
 ///
 /// # Errors
 /// When the database fails.
-pub async fn number_all(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<i64> {
+pub async fn number_all(connection: &mut Connection, store_id: i64) -> sqlx::Result<i64> {
     while number_slice(&mut *connection, store_id).await? == SLICE {}
     Ok(lock_feed(connection, store_id).await?.last_position)
 }
 
 /// Locks a store's feed, making its row if need be.
-async fn lock_feed(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<Position> {
+async fn lock_feed(connection: &mut Connection, store_id: i64) -> sqlx::Result<Position> {
     sqlx::query!(
         "insert into event_feeds (store_id) values ($1) on conflict (store_id) do nothing",
         store_id,
@@ -509,7 +506,7 @@ pub async fn purge(state: &State, store_id: i64) -> Result<u64, Failure> {
 
 /// Deletes the oldest positions as long as they are old enough, at most a slice.
 async fn purge_slice(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     before: DateTime<Utc>,
 ) -> sqlx::Result<u64> {

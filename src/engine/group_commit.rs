@@ -69,17 +69,17 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::DefaultHashBuilder;
-use sqlx::PgPool;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Resource;
-use super::at_hand::{AtHand, Held};
 use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write, Written};
+use crate::database::{self, Database};
 use crate::edge::Limits;
 use crate::error::Error;
 use crate::state::{ACQUIRE_TIMEOUT, State};
+use crate::vitals::{self, Pulse};
 
 /// Bytes after which a batch takes no more writes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -88,6 +88,9 @@ const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// How long a batch of single writes keeps others from beginning where they take turns. One that
 /// takes longer waits for a lock or a disk, and leaves the processors to them.
 const TURN: Duration = Duration::from_millis(50);
+/// How long a statement of a batch may take, besides what each of its writes adds. Others wait for
+/// the lane meanwhile, so it is far less than elsewhere.
+const STATEMENT: Duration = Duration::from_secs(2);
 /// How often a queue looks for writes that have waited too long.
 const EXPIRY: Duration = Duration::from_millis(250);
 
@@ -171,8 +174,6 @@ struct Shared {
     closed: CancellationToken,
     /// The service's state, with the lanes' connections for its pool.
     state: State,
-    /// Connections that the next batches go on with.
-    at_hand: Arc<AtHand>,
     /// One permit a lane, given in order of asking.
     lanes: Arc<Semaphore>,
     /// One permit a lane that single writes may use.
@@ -204,20 +205,21 @@ impl Lanes {
         let thread = runtime.handle().clone();
         let state = {
             let _here = thread.enter();
-            state.with_own_connections(config.lane_connections(), ACQUIRE_TIMEOUT)
+            state.with_own_connections(database::Limits {
+                max_connections: config.lane_connections(),
+                acquire: ACQUIRE_TIMEOUT,
+                statement: STATEMENT,
+            })
         };
         let (ended, closed) = (CancellationToken::new(), CancellationToken::new());
         let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());
-        let at_hand = Arc::new(AtHand::new(pool.clone()));
-        let last = Arc::clone(&at_hand);
         std::thread::Builder::new()
             .name("keyfold-lanes".to_owned())
             .spawn(move || {
                 let _closed = close.drop_guard();
                 runtime.block_on(async {
                     end.cancelled().await;
-                    last.give_back();
-                    pool.close().await;
+                    pool.close();
                 });
             })?;
         Ok(Self(Arc::new(Shared {
@@ -234,7 +236,6 @@ impl Lanes {
             crowd: Mutex::new(Crowd::new(config.write_batch, config.write_queue)),
             most_waiting: AtomicUsize::new(config.write_queue as usize),
             most_batch: config.write_batch as usize,
-            at_hand,
             state,
         })))
     }
@@ -248,23 +249,8 @@ impl Lanes {
 
     /// The lanes' connections.
     #[must_use]
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &Database {
         &self.0.state.pool
-    }
-
-    /// A connection for a batch.
-    ///
-    /// # Errors
-    /// When none can be had.
-    pub async fn connection(&self) -> sqlx::Result<Held> {
-        self.0.at_hand.take().await
-    }
-
-    /// Takes a connection back on which nothing is open: for the next batch, if writes wait.
-    pub fn release(&self, held: Held) {
-        if self.depth() > 0 {
-            self.0.at_hand.keep(held);
-        }
     }
 
     /// Whether there is room for another write; asked before its body is read.
@@ -506,10 +492,19 @@ impl<R: Resource> Writer<R> {
             singles: VecDeque::new(),
             bulk: VecDeque::new(),
             bulk_is_next: false,
+            pulse: lanes.0.state.vitals.register(R::PATH),
             metrics: Metrics::of::<R>(),
         };
         let shared = &lanes.0;
-        shared.state.tasks.spawn_on(reader.run(), &shared.thread);
+        let pulse = reader.pulse.clone();
+        let reader = Arc::new(tokio::sync::Mutex::new(reader));
+        // What waits outlives a panic.
+        let run = move || {
+            let reader = Arc::clone(&reader);
+            async move { reader.lock().await.run().await }
+        };
+        let run = vitals::supervise(pulse, run);
+        shared.state.tasks.spawn_on(run, &shared.thread);
         Self(Arc::new(Way {
             lanes: lanes.clone(),
             queue,
@@ -627,12 +622,13 @@ struct Queue<R: Resource> {
     bulk: VecDeque<Entry<R>>,
     /// Single writes and bulk take turns while both wait.
     bulk_is_next: bool,
+    pulse: Pulse,
     metrics: Metrics,
 }
 
 impl<R: Resource> Queue<R> {
     /// Batch after batch until nobody can ask any more and everything is on its way.
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let lanes = self.lanes.clone();
         loop {
             if self.is_empty() {
@@ -752,11 +748,13 @@ impl<R: Resource> Queue<R> {
     ) {
         self.metrics.begins(&batch);
         let (lanes, metrics) = (self.lanes.clone(), self.metrics.clone());
+        let pulse = self.pulse.clone();
         let is_bulk = batch.class != Class::Single;
         let turn = turn.filter(|_| !is_bulk);
         self.lanes.0.state.tasks.spawn(async move {
             let _flight = flight;
-            let mut writing = std::pin::pin!(batch.write(&lanes, metrics));
+            let _under_way = pulse.begin();
+            let mut writing = std::pin::pin!(batch.write(&lanes, &pulse, metrics));
             if is_bulk {
                 // Bulk that waits for a lost database must not keep others from hearing of it.
                 if tokio::time::timeout(SHORT, &mut writing).await.is_ok() {
@@ -847,7 +845,7 @@ impl<R: Resource> Batch<R> {
     }
 
     /// Writes it and answers everybody.
-    async fn write(self, lanes: &Lanes, metrics: Metrics) {
+    async fn write(self, lanes: &Lanes, pulse: &Pulse, metrics: Metrics) {
         let options = Options {
             detail: match self.class {
                 Class::Single => Detail::Full,
@@ -858,9 +856,10 @@ impl<R: Resource> Batch<R> {
                 Class::Whole => Ending::Whole,
             },
             patience: self.patience,
-            lanes: Some(lanes),
         };
-        match Box::pin(write::write(&lanes.0.state, &self.writes, options)).await {
+        let written = Box::pin(write::write(&lanes.0.state, &self.writes, options)).await;
+        pulse.note(!written.as_ref().is_err_and(Error::is_of_the_database));
+        match written {
             Ok(answers) => {
                 metrics.count_outcomes(&answers);
                 hand_out(answers, self.callers);

@@ -605,7 +605,6 @@ pub async fn dry_run_of<R: Resource>(
         detail,
         ending: Ending::DryRun,
         patience: Duration::ZERO,
-        lanes: None,
     };
     let work = |state: State| async move {
         let _place = permit;

@@ -2,7 +2,6 @@
 //!
 //! To know every write, read [`write`]; to know one resource, read its file in `resources`.
 
-pub mod at_hand;
 pub mod bulk;
 pub mod consumers;
 pub mod events;
@@ -23,12 +22,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::StoreAccess;
 use crate::clock::Clock;
+use crate::database::Connection;
 use crate::error::Error;
 use crate::state::State;
 use crate::values::Fields;
@@ -154,48 +153,48 @@ pub trait Resource: Sized + Send + Sync + 'static {
     fn lock_order(a: &RowWrite<Self::Content>, b: &RowWrite<Self::Content>) -> Ordering;
     /// The stored records that the keys may mean; companions get to know those that they refer to.
     fn load(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         keys: &[(i64, Self::Key)],
         locks: Locks<'_>,
         companions: &mut Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Arc<Record<Self::Content>>>>> + Send;
     /// Makes rows whose keys are still free; tells how many.
     fn insert(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         rows: &[RowWrite<Self::Content>],
     ) -> impl Future<Output = sqlx::Result<u64>> + Send;
     /// Changes rows, and their companions with them, and writes the events of all that, in one
     /// statement. Where a stored version is no longer the one that is replaced, somebody was faster:
     /// its last part fails on purpose, and nothing is done.
     fn change(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         rows: &[RowWrite<Self::Content>],
         companions: &Self::Companions,
         events: &[&Event],
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
     /// Records of one store in order of their ids; companions get to know those that they refer to.
     fn page(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         wanted: &Wanted,
         limit: i64,
         companions: &mut Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Arc<Record<Self::Content>>>>> + Send;
     /// The keys under which records with these ids are loaded; those that are not there have none.
     fn keys_of(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         ids: &[Uuid],
     ) -> impl Future<Output = sqlx::Result<Vec<Self::Key>>> + Send;
     /// Ids of a store's records after one of them, in order.
     fn ids_after(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         after: Uuid,
         limit: i64,
     ) -> impl Future<Output = sqlx::Result<Vec<Uuid>>> + Send;
     /// How many records a store has; no more than so many are counted.
     fn count(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         most: i64,
     ) -> impl Future<Output = sqlx::Result<i64>> + Send;
@@ -209,7 +208,7 @@ pub trait Resource: Sized + Send + Sync + 'static {
     }
     /// What the answers show besides the records, in their order.
     fn extras(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         records: &[Arc<Record<Self::Content>>],
         companions: &Self::Companions,
     ) -> impl Future<Output = sqlx::Result<Vec<Self::Extra>>> + Send;
@@ -229,7 +228,7 @@ pub trait Companions<R: Resource>: Default + Send + Sync {
     /// Loads what these inputs name.
     fn load(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         needs: &[(i64, &R::Input)],
         locks: Locks<'_>,
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
@@ -244,12 +243,12 @@ pub trait Companions<R: Resource>: Default + Send + Sync {
     /// Stores what does not, in the transaction in which the rest follows.
     fn go_ahead(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Stores what changed and these events, where no row of the resource itself changes.
     fn change(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         events: &[&Event],
     ) -> impl Future<Output = sqlx::Result<()>> + Send;
     /// The events of what changed.
@@ -277,7 +276,7 @@ pub struct Alone;
 impl<R: Resource> Companions<R> for Alone {
     async fn load(
         &mut self,
-        _: &mut PgConnection,
+        _: &mut Connection,
         _: &[(i64, &R::Input)],
         _: Locks<'_>,
     ) -> sqlx::Result<()> {
@@ -296,11 +295,11 @@ impl<R: Resource> Companions<R> for Alone {
         true
     }
 
-    async fn go_ahead(&mut self, _: &mut PgConnection) -> Result<(), Failure> {
+    async fn go_ahead(&mut self, _: &mut Connection) -> Result<(), Failure> {
         Ok(())
     }
 
-    async fn change(&self, connection: &mut PgConnection, events: &[&Event]) -> sqlx::Result<()> {
+    async fn change(&self, connection: &mut Connection, events: &[&Event]) -> sqlx::Result<()> {
         events::append(connection, events).await
     }
 

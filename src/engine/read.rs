@@ -8,11 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hashbrown::HashMap;
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::record::{Index, Record, RowWrite, StoreName, StoreNameRef, Working};
 use super::{Locks, Resource, failure};
+use crate::database::Connection;
 use crate::error::Error;
 use crate::state::State;
 use crate::values::ExternalId;
@@ -142,7 +142,7 @@ pub async fn page<R: Resource>(state: &State, wanted: &Wanted) -> Result<Page<R>
 /// # Errors
 /// When the database fails.
 pub async fn by_ids<R: Resource>(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: &[Uuid],
 ) -> sqlx::Result<Vec<Shown<R>>> {
@@ -161,7 +161,7 @@ pub async fn by_ids<R: Resource>(
 macro_rules! found_by_id {
     ($table:literal) => {
         async fn keys_of(
-            connection: &mut PgConnection,
+            connection: &mut Connection,
             store_id: i64,
             ids: &[Uuid],
         ) -> sqlx::Result<Vec<ExternalId>> {
@@ -175,7 +175,7 @@ macro_rules! found_by_id {
         }
 
         async fn ids_after(
-            connection: &mut PgConnection,
+            connection: &mut Connection,
             store_id: i64,
             after: Uuid,
             limit: i64,
@@ -191,11 +191,7 @@ macro_rules! found_by_id {
             ids.fetch_all(connection).await
         }
 
-        async fn count(
-            connection: &mut PgConnection,
-            store_id: i64,
-            most: i64,
-        ) -> sqlx::Result<i64> {
+        async fn count(connection: &mut Connection, store_id: i64, most: i64) -> sqlx::Result<i64> {
             let count = sqlx::query_scalar!(
                 r#"select count(*) as "count!" from (select from "#
                     + $table

@@ -4,15 +4,15 @@
 //! dropped, and the next borrower then stands inside it. Here a connection whose transaction was
 //! neither committed nor rolled back, however that came about, is closed instead.
 
-use sqlx::pool::PoolConnection;
-use sqlx::{Executor as _, PgConnection, PgPool, Postgres};
+use sqlx::Executor as _;
 
 use super::failure::Failure;
+use crate::database::{Connection, Database, Lent};
 use crate::error::Error;
 
 /// An open transaction on a connection of its own.
 pub struct Transaction {
-    connection: PoolConnection<Postgres>,
+    connection: Lent,
     settled: bool,
 }
 
@@ -21,7 +21,7 @@ impl Transaction {
     ///
     /// # Errors
     /// When no connection can be had.
-    pub async fn begin(pool: &PgPool) -> sqlx::Result<Self> {
+    pub async fn begin(pool: &Database) -> sqlx::Result<Self> {
         Self::begin_on(pool.acquire().await?).await
     }
 
@@ -29,7 +29,7 @@ impl Transaction {
     ///
     /// # Errors
     /// When no connection can be had.
-    pub async fn begin_impatiently(pool: &PgPool) -> sqlx::Result<Self> {
+    pub async fn begin_impatiently(pool: &Database) -> sqlx::Result<Self> {
         let begin = "begin; set local lock_timeout = '250ms'";
         Self::begin_by(pool.acquire().await?, begin).await
     }
@@ -38,7 +38,7 @@ impl Transaction {
     ///
     /// # Errors
     /// When the connection is broken.
-    pub async fn begin_on(connection: PoolConnection<Postgres>) -> sqlx::Result<Self> {
+    pub async fn begin_on(connection: Lent) -> sqlx::Result<Self> {
         Self::begin_by(connection, "begin").await
     }
 
@@ -53,10 +53,7 @@ impl Transaction {
         Ok(())
     }
 
-    async fn begin_by(
-        connection: PoolConnection<Postgres>,
-        statement: &'static str,
-    ) -> sqlx::Result<Self> {
+    async fn begin_by(connection: Lent, statement: &'static str) -> sqlx::Result<Self> {
         let mut transaction = Self {
             connection,
             settled: false,
@@ -66,7 +63,7 @@ impl Transaction {
     }
 
     /// Where statements run.
-    pub fn connection(&mut self) -> &mut PgConnection {
+    pub fn connection(&mut self) -> &mut Connection {
         &mut self.connection
     }
 
@@ -128,7 +125,7 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.settled {
-            self.connection.close_on_drop();
+            self.connection.cut();
         }
     }
 }

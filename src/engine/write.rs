@@ -33,10 +33,9 @@ use chrono::{DateTime, Utc};
 use rand::RngExt as _;
 use uuid::Uuid;
 
-use super::at_hand::Held;
 use super::events::{self, Event};
 use super::failure::Failure;
-use super::group_commit::{LaneKey, Lanes};
+use super::group_commit::LaneKey;
 use super::record::{Record, RowWrite, Working};
 use super::request::Conditions;
 use super::transaction::Transaction;
@@ -172,16 +171,17 @@ pub enum Ending {
 
 /// How a batch is written.
 #[derive(Clone, Copy)]
-pub struct Options<'a> {
+pub struct Options {
     /// How much the answers hold.
     pub detail: Detail,
     /// What happens at the end.
     pub ending: Ending,
     /// How long a lost database is waited for.
     pub patience: Duration,
-    /// Whose connections are used; none: those of the state's pool.
-    pub lanes: Option<&'a Lanes>,
 }
+
+/// What each write adds to the time that a statement of its batch may take.
+const FOR_EACH_WRITE: Duration = Duration::from_millis(8);
 
 /// Attempts lost to faster writers before the caller is asked to come back. With locks taken first
 /// only a race for a new key is lost, and at most once per key.
@@ -196,7 +196,7 @@ const MOST_BROKEN: u32 = 3;
 pub async fn write<R: Resource>(
     state: &State,
     writes: &[Write<R>],
-    options: Options<'_>,
+    options: Options,
 ) -> Result<Answers<R>, Error> {
     let batch = Batch {
         state,
@@ -223,7 +223,7 @@ pub async fn write<R: Resource>(
 fn in_halves<'a, R: Resource>(
     state: &'a State,
     writes: &'a [Write<R>],
-    options: Options<'a>,
+    options: Options,
 ) -> Pin<Box<dyn Future<Output = Result<Answers<R>, Error>> + Send + 'a>> {
     Box::pin(async move {
         let mut answers = Vec::with_capacity(writes.len());
@@ -248,7 +248,7 @@ struct Batch<'a, R: Resource> {
     state: &'a State,
     writes: &'a [Write<R>],
     keys: Vec<(i64, R::Key)>,
-    options: Options<'a>,
+    options: Options,
 }
 
 /// The writes of a batch, applied in memory.
@@ -311,16 +311,16 @@ impl<R: Resource> Batch<'_, R> {
         careful: bool,
         lost: &mut Option<Answers<R>>,
     ) -> Result<Answers<R>, Failure> {
-        let mut held = match self.options.lanes {
-            Some(lanes) => lanes.connection().await?,
-            None => Held::of(&self.state.pool).await?,
-        };
+        let pool = &self.state.pool;
+        let mut lent = pool.acquire().await?;
+        let writes = u32::try_from(self.writes.len()).unwrap_or(u32::MAX);
+        lent.allow(pool.limits().statement + FOR_EACH_WRITE * writes);
         if careful {
-            let mut transaction = Transaction::begin_on(held.connection).await?;
+            let mut transaction = Transaction::begin_on(lent).await?;
             let prepared = self.carefully(&mut transaction, lost).await;
             return self.end(transaction, prepared, lost).await;
         }
-        let connection = &mut *held.connection;
+        let connection = &mut *lent;
         let mut companions = R::Companions::default();
         let stored = R::load(connection, &self.keys, Locks::None, &mut companions).await?;
         let working = Working::<R>::over(&stored);
@@ -333,29 +333,19 @@ impl<R: Resource> Batch<'_, R> {
         if !applied.working.is_changed() {
             self.complete(connection, &mut applied.answers, &companions)
                 .await?;
-            self.release(held);
             return Ok(applied.answers);
         }
         if self.is_one_statement(&applied, &companions) {
-            let answers = self.at_once(connection, applied, &companions, lost).await?;
-            self.release(held);
-            return Ok(answers);
+            return self.at_once(connection, applied, &companions, lost).await;
         }
         let read = Read {
             stored,
             companions,
             needs,
         };
-        let mut transaction = Transaction::begin_on(held.connection).await?;
+        let mut transaction = Transaction::begin_on(lent).await?;
         let prepared = self.optimistically(&mut transaction, read, applied).await;
         self.end(transaction, prepared, lost).await
-    }
-
-    /// Nothing is open on it: the next batch may go on with it.
-    fn release(&self, held: Held) {
-        if let Some(lanes) = self.options.lanes {
-            lanes.release(held);
-        }
     }
 
     /// Puts whose companions are looked at, unless it turns out that they change nothing: those that
@@ -480,7 +470,7 @@ impl<R: Resource> Batch<'_, R> {
     /// Stores what was applied in the one statement that it takes, which is its own transaction.
     async fn at_once(
         &self,
-        connection: &mut sqlx::PgConnection,
+        connection: &mut crate::database::Connection,
         mut applied: Applied<R>,
         companions: &R::Companions,
         lost: &mut Option<Answers<R>>,
@@ -614,7 +604,7 @@ impl<R: Resource> Batch<'_, R> {
     /// Adds what full answers show besides the records.
     async fn complete(
         &self,
-        connection: &mut sqlx::PgConnection,
+        connection: &mut crate::database::Connection,
         answers: &mut Answers<R>,
         companions: &R::Companions,
     ) -> Result<(), Failure> {
@@ -741,7 +731,7 @@ fn events_of<'a, R: Resource>(
 /// # Errors
 /// `Conflict` when somebody was faster.
 pub async fn store<R: Resource>(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut crate::database::Connection,
     working: &Working<R>,
     companions: &R::Companions,
     events: &[&Event],

@@ -1,11 +1,12 @@
 //! What exports keep for a time.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::definitions::{self, MOST_EXPORTS, Stored, Which};
 use super::log::{self, SLICE};
+use crate::database::Database;
 use crate::state::State;
 
 /// Completed runs are kept as long as the log, but at least and at most so many days.
@@ -74,7 +75,7 @@ async fn delete_runs(state: &State, store_id: i64, runs: &[Uuid]) -> sqlx::Resul
     Ok(deleted)
 }
 
-async fn delete_results(pool: &PgPool, store_id: i64, run_id: Uuid) -> sqlx::Result<u64> {
+async fn delete_results(pool: &Database, store_id: i64, run_id: Uuid) -> sqlx::Result<u64> {
     let mut deleted = 0;
     loop {
         let slice = sqlx::query_scalar!(
@@ -137,7 +138,7 @@ async fn purge_leftovers(state: &State, store_id: i64) -> sqlx::Result<u64> {
     Ok(deleted)
 }
 
-async fn delete_deliveries(pool: &PgPool, store_id: i64, export_id: Uuid) -> sqlx::Result<u64> {
+async fn delete_deliveries(pool: &Database, store_id: i64, export_id: Uuid) -> sqlx::Result<u64> {
     let slice = sqlx::query_scalar!(
         "select id
         from export_deliveries

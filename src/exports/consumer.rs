@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::definitions::{self, Live};
 use super::deliveries::{self, Want};
 use super::{CONSUMER, KIND};
+use crate::database::Connection;
 use crate::engine::consumers::{Consumer, Seen};
 use crate::outbox;
 use crate::resources::catalog;
@@ -31,7 +31,7 @@ pub fn consumer() -> Consumer {
 /// active again before this is committed, and would not be woken then.
 async fn evaluate(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     seen: &[Seen],
 ) -> sqlx::Result<Vec<Uuid>> {

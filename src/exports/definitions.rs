@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -12,6 +12,7 @@ use super::headers::Headers;
 use super::input::{ACTIVE, Idempotency, PAUSED, Settings, Wanted};
 use super::signing::Signer;
 use crate::config::{Secret, SecretKey};
+use crate::database::Connection;
 use crate::error::Error;
 use crate::secrets::{self, SecretError};
 use crate::values::ExternalId;
@@ -326,7 +327,7 @@ pub struct AsCalled {
 /// # Errors
 /// When the database fails.
 pub async fn hold_until(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     export: AsCalled,
     until: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -349,7 +350,7 @@ pub async fn hold_until(
 /// # Errors
 /// When the database fails.
 pub async fn pause_gone(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     export: AsCalled,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {

@@ -15,12 +15,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::pages::{MOST_SCANNED, Page};
 use crate::clock::Clock;
+use crate::database::Connection;
 
 /// Its call was made, but what came of it could not be noted.
 pub const NOT_SETTLED: &str = "not_settled";
@@ -46,7 +47,7 @@ pub struct Want {
 /// # Errors
 /// When the database fails.
 pub async fn want(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     wants: &[Want],
     run_id: Option<Uuid>,
@@ -212,7 +213,7 @@ pub struct Locked {
 /// # Errors
 /// When the database fails.
 pub async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     record_ids: &[Uuid],
@@ -270,7 +271,7 @@ pub struct Become {
 /// # Errors
 /// When the database fails.
 pub async fn write(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     rows: &[Become],
@@ -341,7 +342,7 @@ pub async fn write(
 /// # Errors
 /// When the database fails: then none may begin.
 pub async fn doubt(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     record_ids: &[Uuid],
@@ -374,7 +375,7 @@ pub async fn doubt(
 /// # Errors
 /// When the database fails.
 pub async fn give_up(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     due: &Due,
@@ -435,7 +436,7 @@ pub struct Delivery {
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     state: Option<&str>,
@@ -493,7 +494,7 @@ pub async fn page(
 /// # Errors
 /// When the database fails.
 pub async fn revive(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     ids: Option<&[Uuid]>,

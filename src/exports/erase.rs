@@ -1,14 +1,13 @@
 //! Erasing a person's traces in exports. What is left of their deliveries are ids.
 
-use sqlx::PgConnection;
-
+use crate::database::Connection;
 use crate::erasure::Person;
 
 /// The eraser of exports. That the person was erased is told to receivers by the event.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Result<()> {
+pub async fn forget(connection: &mut Connection, person: &Person) -> sqlx::Result<()> {
     let Some(customer_id) = person.customer_id else {
         return Ok(());
     };

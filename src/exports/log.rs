@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::definitions::Stored;
 use super::pages::{MOST_SCANNED, Page};
+use crate::database::{Connection, Database};
 use crate::resources::catalog;
 use crate::state::State;
 
@@ -85,7 +86,7 @@ pub async fn latest(
 /// # Errors
 /// When the database fails.
 pub async fn append(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     entries: &[NewEntry],
@@ -207,7 +208,7 @@ impl Row {
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     export: &Stored,
     resource: Option<&str>,
     after: Uuid,
@@ -348,7 +349,7 @@ async fn forget_record(
 /// # Errors
 /// When the database fails.
 pub async fn forget_before(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     before: &[(Uuid, i64)],
@@ -375,7 +376,7 @@ pub async fn forget_before(
 /// # Errors
 /// When the database fails.
 pub async fn forget_all(
-    pool: &PgPool,
+    pool: &Database,
     store_id: i64,
     export_id: Uuid,
     resource: Option<&str>,
@@ -447,7 +448,7 @@ pub async fn forget(
 /// # Errors
 /// When the database fails.
 pub async fn purge_slice(
-    pool: &PgPool,
+    pool: &Database,
     store_id: i64,
     export_id: Uuid,
     kept_after: DateTime<Utc>,

@@ -1,11 +1,11 @@
 //! External ids of people, which are looked up at reading: no row of ours keeps them.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::deliveries::Delivery;
 use super::log::Entry;
 use super::results::RunResult;
+use crate::database::Connection;
 use crate::engine::events::NameLookup;
 
 /// Something that is told of a record.
@@ -36,7 +36,7 @@ of_record!(RunResult, Entry, Delivery);
 /// # Errors
 /// When the database fails.
 pub async fn name(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     lookups: &[(&'static str, NameLookup)],
     rows: &mut [impl OfRecord],

@@ -608,7 +608,7 @@ impl Settled {
 
 /// When an export has something to do; none: nothing waits.
 async fn next_time(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut crate::database::Connection,
     export: &Stored,
 ) -> sqlx::Result<Option<DateTime<Utc>>> {
     let (store_id, id) = (export.store_id, export.id);

@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::pages::{MOST_SCANNED, Page};
 use super::runs::{Locked, complete};
+
+use crate::database::Connection;
 
 /// Its record waits for its call.
 const PENDING: &str = "pending";
@@ -43,7 +44,7 @@ pub const OUTCOMES: &[&str] = &[PENDING, "sent", "skipped", "failed"];
 /// # Errors
 /// When the database fails.
 pub async fn wait_for(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run: Locked,
     resource: &str,
@@ -96,7 +97,7 @@ pub struct News {
 /// # Errors
 /// When the database fails.
 pub async fn tell(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run: Locked,
     news: &[News],
@@ -175,7 +176,7 @@ impl Moves {
 }
 
 async fn write_results(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run: Locked,
     news: &[&News],
@@ -246,7 +247,7 @@ pub struct RunResult {
 /// # Errors
 /// When the database fails.
 pub async fn page(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run: Locked,
     outcome: Option<&str>,

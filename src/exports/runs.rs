@@ -5,8 +5,8 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use super::KIND;
 use super::definitions::Stored;
 use super::deliveries::{self, Want};
 use super::results;
+use crate::database::Connection;
 use crate::error::Error;
 use crate::outbox;
 use crate::resources::catalog;
@@ -128,7 +129,7 @@ pub async fn find(
 }
 
 /// Locks an export's row: runs of it are begun one after the other.
-async fn lock_export(connection: &mut PgConnection, export: &Stored) -> sqlx::Result<Option<bool>> {
+async fn lock_export(connection: &mut Connection, export: &Stored) -> sqlx::Result<Option<bool>> {
     sqlx::query_scalar!(
         r#"select status = 'active' as "is_active!"
         from exports
@@ -156,7 +157,7 @@ pub enum Begun {
 /// That the export is paused or gone, or that the database fails.
 pub async fn begin(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     export: &Stored,
 ) -> sqlx::Result<Result<Begun, Error>> {
     // Before others have to wait.
@@ -214,7 +215,7 @@ pub async fn one(
 /// the database fails.
 pub async fn retry(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     export: &Stored,
     run_id: Uuid,
 ) -> sqlx::Result<Result<Run, Error>> {
@@ -265,7 +266,7 @@ pub async fn retry(
     one(connection, store_id, id, run_id).await
 }
 
-async fn count(connection: &mut PgConnection, export: &Stored) -> sqlx::Result<i64> {
+async fn count(connection: &mut Connection, export: &Stored) -> sqlx::Result<i64> {
     let mut total = 0;
     for entry in export
         .resources
@@ -321,7 +322,7 @@ pub async fn can_walk(
 /// When the database fails.
 pub async fn walk(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     run_id: Uuid,
@@ -408,7 +409,7 @@ struct Step {
 }
 
 async fn note_step(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     step: &Step,
     now: DateTime<Utc>,
@@ -437,7 +438,7 @@ async fn note_step(
 
 /// A run whose records were all walked and looked at is completed.
 pub(super) async fn complete(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     run_id: Uuid,
     now: DateTime<Utc>,
@@ -473,7 +474,7 @@ pub struct Locked {
 /// # Errors
 /// When the database fails.
 pub async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: &[Uuid],
 ) -> sqlx::Result<Vec<Locked>> {

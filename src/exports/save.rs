@@ -1,7 +1,6 @@
 //! Saving and deleting exports.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -9,6 +8,7 @@ use super::definitions::{Export, MOST_EXPORTS, Stored, Which, find, named, place
 use super::input::{ACTIVE, LIVE, Wanted};
 use super::{CONSUMER, KIND, signing};
 use crate::config::Secret;
+use crate::database::Connection;
 use crate::engine::consumers;
 use crate::engine::write::Outcome;
 use crate::error::Error;
@@ -34,7 +34,7 @@ pub struct Saved {
 /// That there are too many, that secrets can't be kept, or that the database fails.
 pub async fn save(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     wanted: &Wanted,
 ) -> sqlx::Result<Result<Saved, Error>> {
@@ -56,7 +56,7 @@ pub async fn save(
 
 /// One lock for all that is done to a store's exports, so that their number can be bounded and
 /// nobody ends to follow events that another begins to need.
-async fn lock(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<()> {
+async fn lock(connection: &mut Connection, store_id: i64) -> sqlx::Result<()> {
     sqlx::query_scalar!(
         "select store_id from stores where store_id = $1 for no key update",
         store_id,
@@ -68,7 +68,7 @@ async fn lock(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<()> 
 
 async fn insert(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     wanted: &Wanted,
 ) -> sqlx::Result<Result<Saved, Error>> {
@@ -136,7 +136,7 @@ async fn insert(
 }
 
 /// Leaves an export as it is; but what it is held up by ends.
-async fn keep(state: &State, connection: &mut PgConnection, stored: Stored) -> sqlx::Result<Saved> {
+async fn keep(state: &State, connection: &mut Connection, stored: Stored) -> sqlx::Result<Saved> {
     let woken = stored.is_active() && stored.held_until.is_some();
     if woken {
         sqlx::query!(
@@ -158,7 +158,7 @@ async fn keep(state: &State, connection: &mut PgConnection, stored: Stored) -> s
 
 async fn replace(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     stored: Stored,
     wanted: &Wanted,
 ) -> sqlx::Result<Result<Saved, Error>> {
@@ -238,7 +238,7 @@ async fn replace(
 }
 
 /// The export that was just written.
-async fn again(connection: &mut PgConnection, store_id: i64, id: Uuid) -> sqlx::Result<Stored> {
+async fn again(connection: &mut Connection, store_id: i64, id: Uuid) -> sqlx::Result<Stored> {
     let found = find(connection, store_id, Which::Id(id)).await?;
     found.into_iter().next().ok_or(sqlx::Error::RowNotFound)
 }
@@ -277,7 +277,7 @@ impl Sealed {
 }
 
 /// Nobody has to look at the store's events for exports when none of them is live any more.
-async fn unfollow_if_none(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<()> {
+async fn unfollow_if_none(connection: &mut Connection, store_id: i64) -> sqlx::Result<()> {
     let is_followed = sqlx::query_scalar!(
         r#"select exists (
             select from exports where store_id = $1 and mode = 'live'
@@ -297,7 +297,7 @@ async fn unfollow_if_none(connection: &mut PgConnection, store_id: i64) -> sqlx:
 /// # Errors
 /// `NotFound`, or that the database fails.
 pub async fn delete(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     external_id: &str,
     now: DateTime<Utc>,

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use metrics::counter;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::definitions::{self, AsCalled};
@@ -23,6 +22,7 @@ use super::log::{self, NewEntry};
 use super::results::{self, News, Outcome};
 use super::runs;
 use super::{KIND, schedule};
+use crate::database::Connection;
 use crate::engine::failure::Failure;
 use crate::engine::transaction::Transaction;
 use crate::outbox;
@@ -327,7 +327,7 @@ async fn give_up_once(
 /// Locks in everybody's order: the export, runs, deliveries, results, the outbox.
 async fn note(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     export_id: Uuid,
     settled: &[Settled],

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 
 use crate::config::{Secret, SecretKey};
+use crate::database::Connection;
 use crate::secrets::{self, SecretError};
 
 /// Who hands messages over.
@@ -78,7 +79,7 @@ pub fn token_place(store_id: i64) -> String {
 /// # Errors
 /// When the database fails, the store is unknown or the number is another store's.
 pub async fn set(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     new: &NewChannel<'_>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -120,7 +121,7 @@ pub async fn set(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn show(connection: &mut PgConnection, store_id: i64) -> sqlx::Result<Channel> {
+pub async fn show(connection: &mut Connection, store_id: i64) -> sqlx::Result<Channel> {
     let channel = sqlx::query!(
         "select provider, phone_number_id, waba_id from channels where store_id = $1",
         store_id,

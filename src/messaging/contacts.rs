@@ -2,8 +2,10 @@
 //! whether they want to hear from it.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 use uuid::Uuid;
+
+use crate::database::Connection;
 
 /// How long after a person has written a free-form message may be sent to them.
 pub const SERVICE_WINDOW: TimeDelta = TimeDelta::hours(24);
@@ -79,7 +81,7 @@ pub struct Known<'a> {
 /// # Errors
 /// When the database fails.
 pub async fn upsert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     phone: &str,
     known: &Known<'_>,
@@ -122,7 +124,7 @@ pub struct Sender<'a> {
 /// # Errors
 /// When the database fails.
 pub async fn lock_all(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     phones: &[&str],
     provider_user_ids: &[&str],
@@ -169,7 +171,7 @@ struct Stored {
 /// # Errors
 /// When the database fails.
 pub async fn heard_from(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     sender: &Sender<'_>,
     heard: Heard,
@@ -201,7 +203,7 @@ pub async fn heard_from(
 }
 
 async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     phone: Option<&str>,
     provider_user_id: Option<&str>,
@@ -237,7 +239,7 @@ async fn find(
 }
 
 /// A contact that turned out to be another one goes, or keeps its number alone.
-async fn give_up(connection: &mut PgConnection, store_id: i64, other: &Stored) -> sqlx::Result<()> {
+async fn give_up(connection: &mut Connection, store_id: i64, other: &Stored) -> sqlx::Result<()> {
     if other.phone.is_none() {
         return delete(connection, store_id, other.id).await;
     }
@@ -252,7 +254,7 @@ async fn give_up(connection: &mut PgConnection, store_id: i64, other: &Stored) -
 }
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Uuid,
     sender: &Sender<'_>,
@@ -274,7 +276,7 @@ async fn insert(
 
 /// What a person said under another name counts.
 async fn inherit(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Uuid,
     other: &Stored,
@@ -301,7 +303,7 @@ async fn inherit(
 }
 
 async fn update(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Uuid,
     sender: &Sender<'_>,

@@ -20,7 +20,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use metrics::counter;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::channels::{self, Access, ProviderName};
@@ -30,6 +29,7 @@ use super::providers::whatsapp::Api;
 use super::providers::{Handed, Handing, Provider, Reason};
 use super::status::{Status, Step};
 use super::templates::{self, Slots};
+use crate::database::Connection;
 use crate::engine::failure::Failure;
 use crate::engine::transaction::Transaction;
 use crate::outbox::{self, Handler, Leased, Settlement, Work};
@@ -518,7 +518,7 @@ async fn settle_once(state: &State, batch: Batch, settled: &[Settled]) -> Result
 
 async fn note(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     batch: Batch,
     settled: &[Settled],
 ) -> sqlx::Result<()> {

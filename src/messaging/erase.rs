@@ -2,7 +2,6 @@
 //! the answers that replays repeat. That there were messages stays, and a replay still sends nothing.
 
 use serde_json::Value;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::contacts;
@@ -10,6 +9,7 @@ use super::deliver;
 use super::inbound;
 use super::messages::{self, News};
 use super::status::{Status, Step};
+use crate::database::Connection;
 use crate::erasure::Person;
 use crate::outbox;
 use crate::resources::customers;
@@ -21,7 +21,7 @@ const SLICE: i64 = 500;
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Result<()> {
+pub async fn forget(connection: &mut Connection, person: &Person) -> sqlx::Result<()> {
     let Person {
         store_id, phone, ..
     } = person;
@@ -49,7 +49,7 @@ pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Res
 }
 
 async fn message_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     contact_id: Uuid,
     after: Uuid,
@@ -70,7 +70,7 @@ async fn message_ids(
 }
 
 /// Messages that have not been handed over never will be.
-async fn cancel(connection: &mut PgConnection, person: &Person, ids: &[Uuid]) -> sqlx::Result<()> {
+async fn cancel(connection: &mut Connection, person: &Person, ids: &[Uuid]) -> sqlx::Result<()> {
     let waiting = outbox::waiting(&mut *connection, person.store_id, ids).await?;
     let news: Vec<News> = waiting
         .iter()
@@ -92,7 +92,7 @@ async fn cancel(connection: &mut PgConnection, person: &Person, ids: &[Uuid]) ->
 }
 
 async fn redact_messages(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     person: &Person,
     ids: &[Uuid],
 ) -> sqlx::Result<()> {
@@ -119,7 +119,7 @@ async fn redact_messages(
 
 /// The answers that replays repeat: the same members, those that name the person null.
 async fn redact_answers(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: &[Uuid],
 ) -> sqlx::Result<()> {

@@ -27,12 +27,13 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::database::Connection;
 use crate::engine::http::IDEMPOTENCY_KEY;
 use crate::error::Error;
 use crate::state::State;
@@ -188,7 +189,7 @@ pub enum Claim {
 /// # Errors
 /// When the database fails; SQLSTATE 55P03 means that the key is in use elsewhere.
 pub async fn claim(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     name: &Name,
     body_sha256: &[u8; 32],
     new_id: Uuid,
@@ -249,7 +250,7 @@ pub async fn claim(
 
 /// Takes over a key whose time is over, as if it were new.
 async fn take_over(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     name: &Name,
     body_sha256: &[u8; 32],
     new_id: Uuid,
@@ -285,7 +286,7 @@ async fn take_over(
 /// # Errors
 /// When the database fails.
 pub async fn save(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     name: &Name,
     answer: &Answer,
     message_id: Option<Uuid>,
@@ -434,7 +435,7 @@ fn interval(span: TimeDelta) -> sqlx::postgres::types::PgInterval {
 /// # Errors
 /// When the database fails; SQLSTATE 55P03 means that the key is in use.
 pub async fn forget(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     name: &Name,
     new_id: Uuid,
     times: Retention,

@@ -17,7 +17,6 @@ use metrics::counter;
 use ring::hmac;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -29,6 +28,7 @@ use super::messages::{self, News};
 use super::providers::whatsapp::{detail, read_reference, without_nul};
 use super::status::{Status, Step};
 use crate::config::Secret;
+use crate::database::Connection;
 use crate::edge;
 use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::{Service, json as answer_json};
@@ -254,7 +254,7 @@ async fn keep(state: &State, items: Vec<Item>) -> Result<Vec<(i64, Uuid)>, Error
 }
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     items: &[(Uuid, Value)],
     state: &State,
@@ -330,7 +330,7 @@ async fn look_at_all(state: &State, store_id: i64, rows: &[Leased]) -> Result<()
 
 async fn in_transaction(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     rows: &[Leased],
 ) -> sqlx::Result<()> {
@@ -372,7 +372,7 @@ async fn in_transaction(
 }
 
 async fn lock_senders(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     heard: &[&Value],
 ) -> sqlx::Result<()> {
@@ -398,7 +398,7 @@ async fn lock_senders(
 /// # Errors
 /// When the database fails.
 pub async fn forget_person(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     phone: &str,
     provider_user_id: Option<&str>,
@@ -472,7 +472,7 @@ fn without_person(what: &Value) -> Value {
 /// What a status says of a message of ours; none for others'.
 async fn status_news(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     what: &Value,
 ) -> sqlx::Result<Option<News>> {
@@ -557,7 +557,7 @@ fn user_of(payload: &Value) -> Option<String> {
 /// Takes in what a person wrote or wishes.
 async fn hear(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     payload: &Value,
 ) -> sqlx::Result<()> {
@@ -606,7 +606,7 @@ async fn hear(
 
 /// Whether a person's message is seen for the first time.
 async fn is_first(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     provider_id: &str,
     now: DateTime<Utc>,

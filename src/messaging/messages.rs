@@ -5,12 +5,13 @@ use std::ops::RangeInclusive;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::status::{Course, Status, Step};
+use crate::database::Connection;
 use crate::engine::events::{self, Event};
 
 /// The path of messages, in events and in lists.
@@ -111,7 +112,7 @@ pub struct NewMessage {
 /// # Errors
 /// When the database fails.
 pub async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     new: &NewMessage,
     event_id: Uuid,
 ) -> sqlx::Result<()> {
@@ -186,7 +187,7 @@ struct Stored {
 /// # Errors
 /// When the database fails.
 pub async fn apply(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     news: &[News],
     now: DateTime<Utc>,
@@ -279,7 +280,7 @@ impl Stored {
 
 /// Writes back what changed.
 async fn store(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     messages: &[&Stored],
 ) -> sqlx::Result<()> {

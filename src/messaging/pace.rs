@@ -10,9 +10,9 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::database::Connection;
 use crate::outbox::Leased;
 
 /// A rate, and what can be saved up.
@@ -142,7 +142,7 @@ impl Times {
 /// # Errors
 /// When the database fails.
 pub async fn turns(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     waiting: &[Waiting],
     most_now: usize,
@@ -165,7 +165,7 @@ pub async fn turns(
 }
 
 async fn load(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     contacts: &[Uuid],
     now: DateTime<Utc>,
@@ -203,7 +203,7 @@ async fn load(
 }
 
 async fn store(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     times: &Times,
     moved: &[Uuid],

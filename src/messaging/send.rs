@@ -8,7 +8,6 @@ use axum::response::Response;
 use http::StatusCode;
 use metrics::counter;
 use serde::Serialize;
-use sqlx::PgConnection;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -22,6 +21,7 @@ use super::messages::{self, Content, NewMessage};
 use super::status::Status;
 use super::templates;
 use super::variables;
+use crate::database::Connection;
 use crate::edge::RequestId;
 use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::Service;
@@ -315,7 +315,7 @@ impl From<sqlx::Error> for Refusal {
 /// The send itself, in a transaction whose key is claimed.
 async fn execute(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     send: &Send,
     message_id: Uuid,
 ) -> Result<Executed, Refusal> {
@@ -364,7 +364,7 @@ fn refused(error: &Error, request_id: &RequestId) -> Answer {
 /// Variables that don't fit the template, or that the database fails.
 pub async fn queue(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     wanted: &Wanted,
     message_id: Uuid,

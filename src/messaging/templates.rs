@@ -5,12 +5,13 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sqlx::PgExecutor;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgExecutor};
 use utoipa::ToSchema;
 
 use super::channels::ProviderName;
 use super::variables;
+use crate::database::Connection;
 use crate::tenancy;
 use crate::values::{Checked, Faults, Fields, FreeJson, FreeObjects, Node, Text, Value, text};
 
@@ -284,7 +285,7 @@ pub enum Upserted {
 /// # Errors
 /// When the database fails.
 pub async fn upsert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     provider: ProviderName,
     new: &NewTemplate,
@@ -309,7 +310,7 @@ pub async fn upsert(
 }
 
 async fn by_name(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     provider: ProviderName,
     name: &str,
@@ -360,7 +361,7 @@ async fn by_name(
 }
 
 async fn insert(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     provider: ProviderName,
     new: &NewTemplate,
@@ -391,7 +392,7 @@ async fn insert(
 }
 
 async fn update(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     template_id: i64,
     store_id: i64,
     new: &NewTemplate,

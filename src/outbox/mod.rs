@@ -27,9 +27,10 @@ pub use worker::{Handler, Hints, Work, Worker};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use crate::database::{Connection, Database};
 use crate::state::State;
 
 /// Into how many parts the stores are divided for sweeping.
@@ -83,7 +84,7 @@ pub struct Leased {
 /// # Errors
 /// When the database fails.
 pub async fn append(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     kind: &str,
     ids: &[Uuid],
@@ -97,7 +98,7 @@ pub async fn append(
 /// # Errors
 /// When the database fails.
 pub async fn append_later(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     kind: &str,
     ids: &[Uuid],
@@ -126,7 +127,7 @@ pub async fn append_later(
 /// # Errors
 /// When the database fails.
 pub async fn wake(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     kind: &str,
     id: Uuid,
@@ -153,7 +154,7 @@ pub async fn wake(
 /// # Errors
 /// When the database fails.
 pub async fn hold(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Uuid,
     lease_id: Uuid,
@@ -270,7 +271,7 @@ pub async fn due(
 /// # Errors
 /// When the database fails.
 pub async fn lease_due(
-    pool: &PgPool,
+    pool: &Database,
     bucket: i16,
     kind: &str,
     limit: i64,
@@ -389,7 +390,7 @@ pub enum Settlement {
 /// # Errors
 /// When the database fails.
 pub async fn settle(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     lease_id: Uuid,
     settled: &[(Uuid, Settlement)],
@@ -436,11 +437,7 @@ pub async fn settle(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn remove(
-    connection: &mut PgConnection,
-    store_id: i64,
-    ids: &[Uuid],
-) -> sqlx::Result<()> {
+pub async fn remove(connection: &mut Connection, store_id: i64, ids: &[Uuid]) -> sqlx::Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -481,7 +478,7 @@ pub async fn waiting(
 /// # Errors
 /// When the database fails.
 pub async fn remove_idle(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: &[Uuid],
 ) -> sqlx::Result<()> {
@@ -500,7 +497,7 @@ pub async fn remove_idle(
 /// # Errors
 /// When the database fails.
 pub async fn count_attempt(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Uuid,
 ) -> sqlx::Result<()> {
@@ -606,7 +603,7 @@ pub async fn list(db: impl PgExecutor<'_>, wanted: Wanted<'_>) -> sqlx::Result<V
 /// # Errors
 /// When the database fails.
 pub async fn revive(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: Option<&[Uuid]>,
     limit: i64,

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::Leased;
 use crate::state::State;
+use crate::vitals::Pulse;
 
 /// Rows of one kind under way in a process.
 const IN_FLIGHT: u32 = 1_024;
@@ -117,7 +118,7 @@ impl Worker {
     }
 
     /// Works until shutdown, then waits for what is under way, but not for ever.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self, pulse: &Pulse) {
         let shutdown = self.state.shutdown.clone();
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -133,11 +134,14 @@ impl Worker {
                 // Handlers can give hints, so there is always somebody who could.
                 _ = self.hints.recv_many(&mut hints, SLICE as usize) => false,
             };
+            let under_way = pulse.begin();
             let done = if swept {
                 self.sweep().await
             } else {
                 self.take_fresh(hints).await.map(|()| there_is_more)
             };
+            drop(under_way);
+            pulse.note(done.is_ok());
             there_is_more = matches!(done, Ok(true));
             if let Err(error) = done {
                 tracing::warn!(%error, "the outbox has to wait: the database can't be asked");

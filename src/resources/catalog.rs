@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
-use sqlx::PgConnection;
 use utoipa::PartialSchema as _;
 use utoipa::ToSchema as _;
 use uuid::Uuid;
 
 use super::{Visitor, for_each};
+use crate::database::Connection;
 use crate::engine::record::Working;
 use crate::engine::{Locks, PersonAt, Resource, read};
 
@@ -46,10 +46,10 @@ pub struct Entry {
     pub person: PersonAt,
     /// Schemas by name, and that of the answer.
     pub schema: (Value, Value),
-    by_ids: for<'c> fn(&'c mut PgConnection, i64, &'c [Uuid]) -> Asked<'c, Vec<Snapshot>>,
-    ids_after: for<'c> fn(&'c mut PgConnection, i64, Uuid, i64) -> Asked<'c, Vec<Uuid>>,
-    count: for<'c> fn(&'c mut PgConnection, i64, i64) -> Asked<'c, i64>,
-    find: for<'c> fn(&'c mut PgConnection, i64, &'c str) -> Asked<'c, Option<Uuid>>,
+    by_ids: for<'c> fn(&'c mut Connection, i64, &'c [Uuid]) -> Asked<'c, Vec<Snapshot>>,
+    ids_after: for<'c> fn(&'c mut Connection, i64, Uuid, i64) -> Asked<'c, Vec<Uuid>>,
+    count: for<'c> fn(&'c mut Connection, i64, i64) -> Asked<'c, i64>,
+    find: for<'c> fn(&'c mut Connection, i64, &'c str) -> Asked<'c, Option<Uuid>>,
 }
 
 impl Entry {
@@ -85,7 +85,7 @@ impl Entry {
     /// When the database fails.
     pub async fn by_ids(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         ids: &[Uuid],
     ) -> sqlx::Result<Vec<Snapshot>> {
@@ -101,7 +101,7 @@ impl Entry {
     /// When the database fails.
     pub async fn ids_after(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         after: Uuid,
         limit: i64,
@@ -115,7 +115,7 @@ impl Entry {
     /// When the database fails.
     pub async fn count(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         most: i64,
     ) -> sqlx::Result<i64> {
@@ -128,7 +128,7 @@ impl Entry {
     /// When the database fails.
     pub async fn find(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         segment: &str,
     ) -> sqlx::Result<Option<Uuid>> {
@@ -156,7 +156,7 @@ pub fn entry(path: &str) -> Option<&'static Entry> {
 }
 
 async fn by_ids<R: Resource>(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: &[Uuid],
 ) -> sqlx::Result<Vec<Snapshot>> {
@@ -183,7 +183,7 @@ async fn by_ids<R: Resource>(
 }
 
 async fn find<R: Resource>(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     segment: &str,
 ) -> sqlx::Result<Option<Uuid>> {

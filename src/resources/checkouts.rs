@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::json;
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -18,6 +17,7 @@ use super::customers::embedded::{
 };
 use super::customers::{self, embedded, write_with_customers};
 use crate::auth::StoreAccess;
+use crate::database::Connection;
 use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::place::Place;
@@ -322,7 +322,7 @@ impl Resource for Checkout {
     }
 
     async fn load(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
         companions: &mut EmbeddedCustomers,
@@ -342,15 +342,12 @@ impl Resource for Checkout {
         customers::id_of(state, store_id, external_id).await
     }
 
-    async fn insert(
-        connection: &mut PgConnection,
-        rows: &[RowWrite<Content>],
-    ) -> sqlx::Result<u64> {
+    async fn insert(connection: &mut Connection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
         insert(connection, rows).await
     }
 
     async fn change(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         rows: &[RowWrite<Content>],
         customers: &EmbeddedCustomers,
         events: &[&Event],
@@ -359,7 +356,7 @@ impl Resource for Checkout {
     }
 
     async fn page(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         wanted: &Wanted,
         limit: i64,
         companions: &mut EmbeddedCustomers,
@@ -383,7 +380,7 @@ impl Resource for Checkout {
     found_by_id!("checkouts");
 
     async fn extras(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         records: &[Arc<Record<Content>>],
         companions: &EmbeddedCustomers,
     ) -> sqlx::Result<Vec<Carried>> {
@@ -471,7 +468,7 @@ fn read_status(fields: &mut Fields<'_, '_>) -> Patch<&'static str> {
 
 /// The stored records; customers get to know those that they refer to.
 async fn select(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_ids: &[i64],
     external_ids: &[&str],
     customers: &mut EmbeddedCustomers,
@@ -517,7 +514,7 @@ async fn select(
 }
 
 async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_ids: &[i64],
     external_ids: &[&str],
 ) -> sqlx::Result<()> {
@@ -536,7 +533,7 @@ async fn lock(
 }
 
 async fn page(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     id: Option<Uuid>,
     (after, limit): (Uuid, i64),
@@ -559,7 +556,7 @@ async fn page(
 }
 
 async fn page_of_customer(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     customer_id: Uuid,
     id: Option<Uuid>,
@@ -632,7 +629,7 @@ impl<'a> Columns<'a> {
 }
 
 /// Makes checkouts; tells how many, for a key may be taken meanwhile.
-async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+async fn insert(connection: &mut Connection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
     let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into checkouts (
@@ -693,7 +690,7 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
 /// Changes checkouts and the customers that they carry along, all of them provided that the stored
 /// versions are still those that they replace.
 async fn change(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     rows: &[RowWrite<Content>],
     customers: &EmbeddedCustomers,
     events: &[&Event],
@@ -781,7 +778,7 @@ async fn change(
 /// # Errors
 /// When the database fails.
 pub async fn forget_customer(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     customer_id: Uuid,
 ) -> sqlx::Result<()> {

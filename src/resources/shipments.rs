@@ -7,11 +7,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::auth::StoreAccess;
+use crate::database::Connection;
 use crate::engine::events::{Event, write_with_events};
 use crate::engine::group_commit::LaneKey;
 use crate::engine::place::Place;
@@ -210,7 +210,7 @@ impl Resource for Shipment {
     }
 
     async fn load(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         keys: &[(i64, ExternalId)],
         locks: Locks<'_>,
         _: &mut Alone,
@@ -222,15 +222,12 @@ impl Resource for Shipment {
         select(connection, &store_ids, &external_ids).await
     }
 
-    async fn insert(
-        connection: &mut PgConnection,
-        rows: &[RowWrite<Content>],
-    ) -> sqlx::Result<u64> {
+    async fn insert(connection: &mut Connection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
         insert(connection, rows).await
     }
 
     async fn change(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         rows: &[RowWrite<Content>],
         _: &Alone,
         events: &[&Event],
@@ -239,7 +236,7 @@ impl Resource for Shipment {
     }
 
     async fn page(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         wanted: &Wanted,
         limit: i64,
         _: &mut Alone,
@@ -268,7 +265,7 @@ impl Resource for Shipment {
     found_by_id!("shipments");
 
     async fn extras(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         records: &[Arc<Record<Content>>],
         _: &Alone,
     ) -> sqlx::Result<Vec<Option<Uuid>>> {
@@ -333,7 +330,7 @@ impl Resource for Shipment {
 
 /// The orders of shipments, where they have arrived.
 async fn order_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     records: &[Arc<Record<Content>>],
 ) -> sqlx::Result<Vec<Option<Uuid>>> {
     let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = records
@@ -401,7 +398,7 @@ impl From<Row> for Record<Content> {
 }
 
 async fn select(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_ids: &[i64],
     external_ids: &[&str],
 ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
@@ -422,7 +419,7 @@ async fn select(
 }
 
 async fn lock(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_ids: &[i64],
     external_ids: &[&str],
 ) -> sqlx::Result<()> {
@@ -470,7 +467,7 @@ impl<'a> Columns<'a> {
 }
 
 /// Makes shipments; tells how many, for a key may be taken meanwhile.
-async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+async fn insert(connection: &mut Connection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
     let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into shipments (
@@ -521,7 +518,7 @@ async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sq
 
 /// Changes shipments, all of them provided that the stored versions are still those that they replace.
 async fn change(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     rows: &[RowWrite<Content>],
     events: &[&Event],
 ) -> sqlx::Result<()> {

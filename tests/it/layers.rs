@@ -10,6 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "config",
         "clock",
+        "database",
         "error",
         "secrets",
         "targets",
@@ -17,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
         "tls",
         "turns",
         "values",
+        "vitals",
         "postgres",
     ],
     &["state", "schema"],

@@ -1,6 +1,5 @@
 //! The tests of the whole: a file per promise.
 
-mod at_hand;
 mod authorisation;
 mod automation_processes;
 mod automations;

@@ -19,7 +19,7 @@ async fn idle() -> App {
 
 async fn append(app: &App, rows: usize) -> Vec<Uuid> {
     let ids: Vec<Uuid> = (0..rows).map(|_| app.clock.new_id()).collect();
-    let mut connection = app.pool.acquire().await.expect("a connection");
+    let mut connection = app.state.pool.acquire().await.expect("a connection");
     outbox::append(&mut connection, app.store_id, KIND, &ids, app.clock.now())
         .await
         .expect("stored");
@@ -28,9 +28,16 @@ async fn append(app: &App, rows: usize) -> Vec<Uuid> {
 
 async fn lease(app: &App) -> Vec<Leased> {
     let (bucket, lease_id) = (outbox::bucket(app.store_id), app.clock.new_id());
-    outbox::lease_due(&app.pool, bucket, KIND, 100, lease_id, app.clock.now())
-        .await
-        .expect("asked")
+    outbox::lease_due(
+        &app.state.pool,
+        bucket,
+        KIND,
+        100,
+        lease_id,
+        app.clock.now(),
+    )
+    .await
+    .expect("asked")
 }
 
 async fn begin(app: &App, row: &Leased) -> Vec<Uuid> {
@@ -41,7 +48,7 @@ async fn begin(app: &App, row: &Leased) -> Vec<Uuid> {
 }
 
 async fn settle(app: &App, row: &Leased, settlement: Settlement) -> Vec<Uuid> {
-    let mut connection = app.pool.acquire().await.expect("a connection");
+    let mut connection = app.state.pool.acquire().await.expect("a connection");
     outbox::settle(
         &mut connection,
         app.store_id,

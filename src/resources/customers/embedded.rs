@@ -11,7 +11,6 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -19,6 +18,7 @@ use super::identity::{self, Identity};
 use super::{Content, Customer, makes_or_adopts};
 use crate::auth::StoreAccess;
 use crate::clock::Clock;
+use crate::database::Connection;
 use crate::engine::events::{self, Event};
 use crate::engine::failure::Failure;
 use crate::engine::record::{Record, RowWrite, StoreNameRef, Working};
@@ -370,7 +370,7 @@ impl EmbeddedCustomers {
     /// What is stored; after taking the locks of some places, only those are read again.
     async fn refreshed(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         keys: &[(i64, Identity)],
         locks: Locks<'_>,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
@@ -393,7 +393,7 @@ impl EmbeddedCustomers {
     /// with an external id can be meant by it, whatever else there is.
     async fn not_known(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         keys: &[(i64, Identity)],
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         let named = self.known.values().filter_map(|record| {
@@ -438,7 +438,7 @@ impl EmbeddedCustomers {
     /// Keeps the customers that stay as they are from being erased before the orders that refer to
     /// them are committed: the eraser would not see those orders and leave them their digests. The
     /// version check guards only the customers that change.
-    async fn hold(&self, connection: &mut PgConnection) -> Result<(), Failure> {
+    async fn hold(&self, connection: &mut Connection) -> Result<(), Failure> {
         let kept = self.kept();
         if kept.is_empty() {
             return Ok(());
@@ -526,7 +526,7 @@ struct Moment {
 impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
     async fn load(
         &mut self,
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         needs: &[(i64, &R::Input)],
         locks: Locks<'_>,
     ) -> sqlx::Result<()> {
@@ -575,7 +575,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         !self.working.has_new() && self.kept().is_empty()
     }
 
-    async fn go_ahead(&mut self, connection: &mut PgConnection) -> Result<(), Failure> {
+    async fn go_ahead(&mut self, connection: &mut Connection) -> Result<(), Failure> {
         self.hold(connection).await?;
         if self.working.has_new() {
             write::store(connection, &self.working, &Alone, &[]).await?;
@@ -583,7 +583,7 @@ impl<R: CarriesCustomer> Companions<R> for EmbeddedCustomers {
         Ok(())
     }
 
-    async fn change(&self, connection: &mut PgConnection, events: &[&Event]) -> sqlx::Result<()> {
+    async fn change(&self, connection: &mut Connection, events: &[&Event]) -> sqlx::Result<()> {
         let changed = self.changed();
         if changed.is_empty() {
             return events::append(connection, events).await;
@@ -696,7 +696,7 @@ impl CustomerView {
 /// # Errors
 /// When the database fails.
 pub async fn carried<R: CarriesCustomer>(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     records: &[Arc<Record<R::Content>>],
     companions: &EmbeddedCustomers,
 ) -> sqlx::Result<Vec<Carried>> {

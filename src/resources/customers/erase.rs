@@ -6,12 +6,12 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Request, State as Shared};
 use http::StatusCode;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::identity::{self, Identity};
 use super::{Content, Customer};
 use crate::auth::StoreAccess;
+use crate::database::Connection;
 use crate::engine::events::{self, Event};
 use crate::engine::failure::Failure;
 use crate::engine::http::{Query, Service, last_segment};
@@ -88,7 +88,7 @@ enum Erased {
 /// Locks the phone and the record in the order of everybody, looks again, then erases.
 async fn in_transaction(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     keys: &[(i64, Identity)],
     erasers: &[Eraser],
 ) -> Result<Erased, Failure> {
@@ -113,7 +113,7 @@ async fn in_transaction(
 /// Somebody without a record may still have got messages: they are named by their phone.
 async fn without_record(
     state: &State,
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     keys: &[(i64, Identity)],
     erasers: &[Eraser],
 ) -> Result<Erased, Failure> {
@@ -145,7 +145,7 @@ fn person(state: &State, store_id: i64, customer_id: Option<Uuid>, phone: &str) 
 }
 
 async fn find(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     keys: &[(i64, Identity)],
 ) -> sqlx::Result<Option<Arc<Record<Content>>>> {
     let stored = identity::load(connection, keys, Locks::None).await?;
@@ -160,7 +160,7 @@ async fn find(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn forget(connection: &mut PgConnection, person: &Person) -> sqlx::Result<()> {
+pub async fn forget(connection: &mut Connection, person: &Person) -> sqlx::Result<()> {
     let Some(customer_id) = person.customer_id else {
         return Ok(());
     };

@@ -28,11 +28,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use hashbrown::{HashMap, HashSet};
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Content, Customer};
+use crate::database::Connection;
 use crate::engine::Locks;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::place::Place;
@@ -165,7 +165,7 @@ impl Index<Customer> for Directory {
 /// # Errors
 /// When the database fails.
 pub async fn load(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     keys: &[(i64, Identity)],
     locks: Locks<'_>,
 ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
@@ -199,7 +199,7 @@ fn phone_of((store_id, key): &(i64, Identity)) -> Option<(i64, &str)> {
 /// # Errors
 /// When the database fails.
 pub async fn lock_phones(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     phones: &BTreeSet<(i64, &str)>,
 ) -> sqlx::Result<()> {
     if phones.is_empty() {
@@ -234,7 +234,7 @@ pub async fn lock_phones(
 /// # Errors
 /// When the database fails.
 pub async fn lock_records(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     ids: &BTreeSet<(i64, Uuid)>,
 ) -> sqlx::Result<()> {
     let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = ids.iter().copied().unzip();
@@ -257,10 +257,7 @@ pub async fn lock_records(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn hold(
-    connection: &mut PgConnection,
-    ids: &BTreeSet<(i64, Uuid)>,
-) -> sqlx::Result<usize> {
+pub async fn hold(connection: &mut Connection, ids: &BTreeSet<(i64, Uuid)>) -> sqlx::Result<usize> {
     let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = ids.iter().copied().unzip();
     let held = sqlx::query!(
         "select c.id
@@ -329,7 +326,7 @@ impl From<Row> for Record<Content> {
 /// The records that keys may mean. By phone only those are looked up whose external id names none:
 /// nothing else of a [`Identity::Named`] counts once its record is there.
 async fn select(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     keys: &[(i64, Identity)],
 ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
     let ids: BTreeSet<(i64, Uuid)> = keys
@@ -408,10 +405,7 @@ impl Found {
     }
 }
 
-async fn by_id(
-    connection: &mut PgConnection,
-    ids: &BTreeSet<(i64, Uuid)>,
-) -> sqlx::Result<Vec<Row>> {
+async fn by_id(connection: &mut Connection, ids: &BTreeSet<(i64, Uuid)>) -> sqlx::Result<Vec<Row>> {
     let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = ids.iter().copied().unzip();
     sqlx::query_as!(
         Row,
@@ -430,7 +424,7 @@ async fn by_id(
 }
 
 async fn by_external_id(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     external_ids: &BTreeSet<(i64, &str)>,
 ) -> sqlx::Result<Vec<Row>> {
     let (store_ids, external_ids): (Vec<i64>, Vec<&str>) = external_ids.iter().copied().unzip();
@@ -452,7 +446,7 @@ async fn by_external_id(
 
 /// The records with these phones and no external id: at most one a phone.
 async fn alone_by_phone(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     phones: &BTreeSet<(i64, &str)>,
 ) -> sqlx::Result<Vec<Row>> {
     let (store_ids, phones): (Vec<i64>, Vec<&str>) = phones.iter().copied().unzip();
@@ -476,7 +470,7 @@ async fn alone_by_phone(
 /// Of records that share a phone only the oldest are read, one more than this batch could move away
 /// from it: a till that gives every customer its own number must not make each write read them all.
 async fn oldest_by_phone(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     phones: &BTreeSet<(i64, &str)>,
     keys: usize,
 ) -> sqlx::Result<Vec<Row>> {

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use self::identity::{Directory, Identity};
 use crate::auth::StoreAccess;
+use crate::database::Connection;
 use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
 use crate::engine::read::{Filter, Wanted};
@@ -242,7 +242,7 @@ impl Resource for Customer {
     }
 
     async fn load(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         keys: &[(i64, Identity)],
         locks: Locks<'_>,
         _: &mut Alone,
@@ -250,15 +250,12 @@ impl Resource for Customer {
         identity::load(connection, keys, locks).await
     }
 
-    async fn insert(
-        connection: &mut PgConnection,
-        rows: &[RowWrite<Content>],
-    ) -> sqlx::Result<u64> {
+    async fn insert(connection: &mut Connection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
         insert(connection, rows).await
     }
 
     async fn change(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         rows: &[RowWrite<Content>],
         _: &Alone,
         events: &[&Event],
@@ -267,7 +264,7 @@ impl Resource for Customer {
     }
 
     async fn page(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         wanted: &Wanted,
         limit: i64,
         _: &mut Alone,
@@ -287,7 +284,7 @@ impl Resource for Customer {
     }
 
     async fn keys_of(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         ids: &[Uuid],
     ) -> sqlx::Result<Vec<Identity>> {
@@ -301,7 +298,7 @@ impl Resource for Customer {
     }
 
     async fn ids_after(
-        connection: &mut PgConnection,
+        connection: &mut Connection,
         store_id: i64,
         after: Uuid,
         limit: i64,
@@ -309,7 +306,7 @@ impl Resource for Customer {
         page_of_ids(connection, store_id, after, limit, Filter::All).await
     }
 
-    async fn count(connection: &mut PgConnection, store_id: i64, most: i64) -> sqlx::Result<i64> {
+    async fn count(connection: &mut Connection, store_id: i64, most: i64) -> sqlx::Result<i64> {
         let count = sqlx::query_scalar!(
             r#"select count(*) as "count!"
             from (
@@ -322,7 +319,7 @@ impl Resource for Customer {
     }
 
     async fn extras(
-        _: &mut PgConnection,
+        _: &mut Connection,
         records: &[Arc<Record<Content>>],
         _: &Alone,
     ) -> sqlx::Result<Vec<()>> {
@@ -398,7 +395,7 @@ impl Resource for Customer {
 
 /// Ids of customers who are not erased, in order.
 async fn page_of_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     after: Uuid,
     limit: i64,
@@ -489,7 +486,7 @@ impl<'a> Columns<'a> {
 }
 
 /// Makes customers; tells how many, for a key may be taken meanwhile.
-async fn insert(connection: &mut PgConnection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
+async fn insert(connection: &mut Connection, rows: &[RowWrite<Content>]) -> sqlx::Result<u64> {
     let (stamps, columns) = (Stamps::of(rows), Columns::of(rows));
     let done = sqlx::query!(
         "insert into customers (
@@ -636,7 +633,7 @@ pub(super) use write_with_customers;
 /// Changes customers, all of them provided that the stored versions are still those that they
 /// replace.
 async fn change(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     rows: &[RowWrite<Content>],
     events: &[&Event],
 ) -> sqlx::Result<()> {
@@ -649,7 +646,7 @@ async fn change(
 /// # Errors
 /// When the database fails.
 pub async fn has_phone(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     phone: &str,
 ) -> sqlx::Result<bool> {
@@ -687,7 +684,7 @@ pub async fn id_of(state: &State, store_id: i64, external_id: &str) -> Result<Op
 /// # Errors
 /// When the database fails.
 pub async fn external_ids(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     store_id: i64,
     ids: &[Uuid],
 ) -> sqlx::Result<Vec<(Uuid, String)>> {
@@ -710,7 +707,7 @@ pub async fn external_ids(
 ///
 /// # Errors
 /// When the database fails.
-pub async fn hold(connection: &mut PgConnection, store_id: i64, id: Uuid) -> sqlx::Result<()> {
+pub async fn hold(connection: &mut Connection, store_id: i64, id: Uuid) -> sqlx::Result<()> {
     sqlx::query_scalar!(
         "select id from customers where store_id = $1 and id = $2 for key share",
         store_id,

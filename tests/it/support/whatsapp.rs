@@ -12,7 +12,7 @@ use keyfold::config::{Config, Secret, SecretKey};
 use keyfold::edge::Limits;
 use keyfold::messaging::channels::{self, NewChannel, ProviderName};
 use keyfold::tenancy::{self, NewStore};
-use keyfold::{outbox, secrets};
+use keyfold::{outbox, secrets, state};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -78,7 +78,8 @@ pub async fn connect(pool: &PgPool, clock: &Clock, store_id: i64) {
         waba_id: Some("2000"),
         access_token: Some(&sealed),
     };
-    let mut connection = pool.acquire().await.expect("a connection");
+    let database = state::connect_lazily((*pool.connect_options()).clone(), 1);
+    let mut connection = database.acquire().await.expect("a connection");
     let set = channels::set(&mut connection, &new, clock.now()).await;
     set.expect("the channel is set");
 }
@@ -200,7 +201,7 @@ pub async fn pass(app: &App, stores: &[i64], time: TimeDelta) {
         // Work of the same stores that nobody hints at, and that is done as soon as it is found:
         // one statement leases it with everything else of the store that is due.
         let mut probes = Vec::new();
-        let mut connection = app.pool.acquire().await.expect("a connection");
+        let mut connection = app.state.pool.acquire().await.expect("a connection");
         for store_id in stores {
             let (probe, now) = (app.clock.new_id(), app.clock.now());
             outbox::append(&mut connection, *store_id, "inbound", &[probe], now)

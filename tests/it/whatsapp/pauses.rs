@@ -124,7 +124,7 @@ async fn an_operator_ends_a_pause_at_once() {
 
 /// A store's channel as an operator sees it.
 async fn shown(app: &App, store_id: i64) -> Channel {
-    let mut connection = app.pool.acquire().await.expect("a connection");
+    let mut connection = app.state.pool.acquire().await.expect("a connection");
     let shown = channels::show(&mut connection, store_id).await;
     shown.expect("the channel is shown")
 }

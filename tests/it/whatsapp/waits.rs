@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use keyfold::edge::Limits;
+use keyfold::engine::transaction::Transaction;
 use keyfold::messaging::messages::{self, News};
 use keyfold::outbox::{self, Wanted};
 use serde_json::json;
@@ -39,8 +40,11 @@ async fn an_unreachable_provider_fails_no_request_and_the_message_goes_out_later
 /// As `keyfold outbox retry` does it, by the clock that the test moved.
 async fn retry(app: &App, id: Uuid) {
     let now = app.clock.now();
-    let mut transaction = app.pool.begin().await.expect("a transaction");
-    let revived = outbox::revive(&mut transaction, app.store_id, Some(&[id]), 1, now, now).await;
+    let mut transaction = Transaction::begin(&app.state.pool)
+        .await
+        .expect("a transaction");
+    let connection = transaction.connection();
+    let revived = outbox::revive(&mut *connection, app.store_id, Some(&[id]), 1, now, now).await;
     assert_eq!(revived.expect("revived"), [id]);
     let news = News {
         id,
@@ -49,7 +53,7 @@ async fn retry(app: &App, id: Uuid) {
         provider_message_id: None,
         requeue: true,
     };
-    let applied = messages::apply(&mut transaction, app.store_id, &[news], now).await;
+    let applied = messages::apply(connection, app.store_id, &[news], now).await;
     applied.expect("queued again");
     transaction.commit().await.expect("committed");
 }
