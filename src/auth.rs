@@ -12,13 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use http::{HeaderMap, header};
 use rand::RngExt as _;
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::database::Database;
+use crate::database::{Connection, Database};
 use crate::error::Error;
 use crate::state::State;
 use crate::tenancy::{self, KeyScope, Store};
@@ -33,8 +36,13 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 const REMEMBERED: Duration = Duration::from_secs(4);
 /// After this time what is in use is asked for again.
 const RENEWED: Duration = Duration::from_millis(1_500);
-/// Look-ups at a time, by what is looked up.
+/// Look-ups at a time, and how long one waits for its turn.
 const ASKING: usize = 16;
+const TURN: Duration = Duration::from_secs(2);
+/// How long a look-up by key may take, and how often it is tried: of all connections one may have
+/// fallen silent, and another one knows at once.
+const LOOK_UP: Duration = Duration::from_secs(1);
+const TRIES: u32 = 2;
 /// Entries remembered at once, of some hundred bytes each; more only means more look-ups.
 const MOST_REMEMBERED: usize = 50_000;
 
@@ -116,9 +124,11 @@ pub struct Gatekeeper {
     tasks: TaskTracker,
     keys: Arc<Memory<[u8; 32], KeyScope>>,
     stores: Arc<Memory<i64, KnownStore>>,
-    /// Held by whoever asks the database, so that what is no longer remembered is asked for once
-    /// and not by every request of a busy moment.
-    asking: Arc<[tokio::sync::Mutex<()>; ASKING]>,
+    /// Look-ups under way: what is no longer remembered is asked for once, and not by every request
+    /// of a busy moment; and when the database is away, all hear of it together.
+    key_look_ups: Flights<[u8; 32], KeyScope>,
+    store_look_ups: Flights<i64, KnownStore>,
+    asking: Arc<Semaphore>,
     /// Set while everything in use is asked for again.
     renewing: Arc<AtomicBool>,
     /// When each key's use was last written down.
@@ -134,7 +144,9 @@ impl Gatekeeper {
             tasks: state.tasks.clone(),
             keys: Arc::new(Memory::default()),
             stores: Arc::new(Memory::default()),
-            asking: Arc::default(),
+            key_look_ups: Flights::default(),
+            store_look_ups: Flights::default(),
+            asking: Arc::new(Semaphore::new(ASKING)),
             renewing: Arc::default(),
             noted: Arc::default(),
         }
@@ -152,17 +164,44 @@ impl Gatekeeper {
         if let Some(scope) = self.remembered(&self.keys, &digest) {
             return Ok(scope);
         }
-        let _first = self.asking[usize::from(digest[0]) % ASKING].lock().await;
-        if let Some(scope) = self.remembered(&self.keys, &digest) {
-            return Ok(scope);
+        let this = self.clone();
+        let found = self.key_look_ups.join(&self.tasks, digest, async move {
+            let asked = Instant::now();
+            let found = this
+                .look_up(digest, |connection, digest| {
+                    Box::pin(async move { tenancy::find_keys(connection, &[digest]).await })
+                })
+                .await?;
+            let scope = found.into_iter().next().map(|(_, scope)| scope);
+            if let Some(scope) = scope {
+                this.keys.put(digest, asked, scope);
+            }
+            Ok(scope)
+        });
+        found.await?.ok_or(Error::Unauthorized)
+    }
+
+    /// Asks the database for one thing, in its turn.
+    async fn look_up<K: Copy, T>(
+        &self,
+        key: K,
+        look: for<'c> fn(&'c mut Connection, K) -> BoxFuture<'c, sqlx::Result<T>>,
+    ) -> Result<T, Error> {
+        let turn = tokio::time::timeout(TURN, self.asking.acquire()).await;
+        let _turn = turn.map_err(|_| Error::Overloaded)?;
+        let mut tries = 1;
+        loop {
+            let found = async {
+                let mut connection = self.pool.acquire().await?;
+                connection.allow(LOOK_UP);
+                look(&mut connection, key).await
+            };
+            match found.await {
+                Ok(found) => return Ok(found),
+                Err(sqlx::Error::Io(_)) if tries < TRIES => tries += 1,
+                Err(error) => return Err(failed(&self.pool, error)),
+            }
         }
-        let asked = Instant::now();
-        let found = tenancy::find_keys(&self.pool, &[digest])
-            .await
-            .map_err(|error| failed(&self.pool, error))?;
-        let (_, scope) = found.into_iter().next().ok_or(Error::Unauthorized)?;
-        self.keys.put(digest, asked, scope);
-        Ok(scope)
     }
 
     /// Opens a store to a caller: unknown and paused ones are 404 for everybody, then those of
@@ -189,22 +228,21 @@ impl Gatekeeper {
         if let Some(store) = self.remembered(&self.stores, &store_id) {
             return Ok(Some(store));
         }
-        let shard = store_id.unsigned_abs() % ASKING as u64;
-        let _first = self.asking[usize::try_from(shard).unwrap_or(0)]
-            .lock()
-            .await;
-        if let Some(store) = self.remembered(&self.stores, &store_id) {
-            return Ok(Some(store));
-        }
-        let asked = Instant::now();
-        let found = tenancy::find_stores(&self.pool, &[store_id])
-            .await
-            .map_err(|error| failed(&self.pool, error))?;
-        let known = found.first().and_then(KnownStore::of);
-        if let Some(known) = known {
-            self.stores.put(store_id, asked, known);
-        }
-        Ok(known)
+        let this = self.clone();
+        let found = self.store_look_ups.join(&self.tasks, store_id, async move {
+            let asked = Instant::now();
+            let found = this
+                .look_up(store_id, |connection, store_id| {
+                    Box::pin(async move { tenancy::find_stores(connection, &[store_id]).await })
+                })
+                .await?;
+            let known = found.first().and_then(KnownStore::of);
+            if let Some(known) = known {
+                this.stores.put(store_id, asked, known);
+            }
+            Ok(known)
+        });
+        found.await
     }
 
     /// What is remembered; sees to it that everything in use is asked for again in time.
@@ -216,12 +254,13 @@ impl Gatekeeper {
         let (value, age) = memory.get(key)?;
         if age > RENEWED && !self.renewing.swap(true, Ordering::Relaxed) {
             let this = self.clone();
+            let renewing = Renewing(Arc::clone(&self.renewing));
             self.tasks.spawn(async move {
+                let _renewing = renewing;
                 // What can't be renewed is forgotten in time, and asked for by who needs it.
                 if let Err(error) = this.renew().await {
                     tracing::debug!(%error, "keys and stores could not be renewed");
                 }
-                this.renewing.store(false, Ordering::Relaxed);
             });
         }
         Some(value)
@@ -263,6 +302,79 @@ impl Gatekeeper {
         }
         noted.insert(key_id, now);
         true
+    }
+}
+
+/// Everything in use is asked for again, until it is dropped.
+struct Renewing(Arc<AtomicBool>);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What a look-up finds, for all that wait for it.
+type Flight<V> = Shared<BoxFuture<'static, Result<Option<V>, Arc<Error>>>>;
+
+/// Look-ups under way, one for each key. Clones share them.
+struct Flights<K, V>(Arc<Mutex<HashMap<K, Flight<V>>>>);
+
+impl<K, V> Clone for Flights<K, V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K, V> Default for Flights<K, V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Copy + Eq + Hash + Send + 'static,
+    V: Copy + Send + Sync + 'static,
+{
+    /// What the look-up of this key finds that is under way, or this one, which no hang-up cuts.
+    async fn join(
+        &self,
+        tasks: &TaskTracker,
+        key: K,
+        look: impl Future<Output = Result<Option<V>, Error>> + Send + 'static,
+    ) -> Result<Option<V>, Error> {
+        let flight = {
+            let mut flights = self.flights();
+            let spawn = || {
+                let landing = Landing(self.clone(), key);
+                let task = tasks.spawn(async move {
+                    let found = look.await;
+                    drop(landing);
+                    found.map_err(Arc::new)
+                });
+                let found =
+                    async move { task.await.map_err(|died| Arc::new(Error::internal(died)))? };
+                found.boxed().shared()
+            };
+            flights.entry(key).or_insert_with(spawn).clone()
+        };
+        flight.await.map_err(Error::Shared)
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<K, Flight<V>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever comes after its drop asks anew.
+struct Landing<K: Copy + Eq + Hash, V>(Flights<K, V>, K);
+
+impl<K: Copy + Eq + Hash, V> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        let flights = self.0.0.lock();
+        let mut flights = flights.unwrap_or_else(PoisonError::into_inner);
+        flights.remove(&self.1);
     }
 }
 

@@ -74,6 +74,13 @@ impl From<sqlx::Error> for Failure {
     }
 }
 
+/// Whether Postgres has no room on its disk or in its memory: another attempt would find none either.
+#[must_use]
+pub fn lacks_room(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|inner| inner.code());
+    matches!(code.as_deref(), Some("53100" | "53200" | "53400"))
+}
+
 /// The first two characters of an SQLSTATE.
 fn class(code: &str) -> &str {
     code.get(..2).unwrap_or_default()

@@ -34,7 +34,7 @@ use rand::RngExt as _;
 use uuid::Uuid;
 
 use super::events::{self, Event};
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::group_commit::LaneKey;
 use super::record::{Record, RowWrite, Working};
 use super::request::Conditions;
@@ -293,6 +293,7 @@ impl<R: Resource> Batch<'_, R> {
                     if started.elapsed() < self.options.patience => {}
                 Failure::Disconnected(ref error) | Failure::CommitLost(ref error)
                     if !matches!(error, sqlx::Error::PoolTimedOut)
+                        && !failure::lacks_room(error)
                         && (broken < MOST_BROKEN || started.elapsed() < self.options.patience) =>
                 {
                     broken += 1;

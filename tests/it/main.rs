@@ -30,6 +30,7 @@ mod resources;
 mod sends;
 mod settings;
 mod shutdown;
+mod silence;
 mod slow_clients;
 mod support;
 mod webhook;

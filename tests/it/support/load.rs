@@ -83,6 +83,11 @@ pub struct Load {
 impl Load {
     /// Starts writers; each makes new orders and changes one of its own, by turns.
     pub fn start(target: &Target, writers: usize) -> Self {
+        Self::start_named(target, writers, "")
+    }
+
+    /// The same with keys that have this in them, beside others.
+    pub fn start_named(target: &Target, writers: usize, name: &'static str) -> Self {
         let mut load = Self {
             book: Arc::default(),
             stop: Arc::default(),
@@ -96,8 +101,8 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     n += 1;
                     let key = match n % 2 {
-                        0 => format!("own-{writer}"),
-                        _ => format!("new-{writer}-{n}"),
+                        0 => format!("own-{name}{writer}"),
+                        _ => format!("new-{name}{writer}-{n}"),
                     };
                     insist(&target, &book, &stop, &key, writer, n).await;
                 }

@@ -1,4 +1,4 @@
-//! A road between the service and Postgres that breaks at a commit.
+//! A road between the service and Postgres that breaks, or falls silent, at a commit or anywhere else.
 //!
 //! The service commits in two ways: by the simple query `commit`, and by executing a prepared
 //! statement that writes events without a transaction around it, which is committed at the `Sync`
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -18,6 +18,9 @@ use tokio::sync::watch;
 
 /// How statements begin that write events.
 const WRITES_EVENTS: &str = "with event as (";
+
+/// How long Postgres hears nothing of the end of a silent connection, unless it ends it sooner.
+const FORGOTTEN: Duration = Duration::from_secs(15);
 
 /// What happens to one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,21 @@ pub enum Fate {
     /// Postgres commits and answers; the connection breaks before the answer is passed on, and with
     /// it all others. New ones are refused until the road is opened again.
     LastWord,
+    /// Nothing is passed on any more, either way, and nothing is closed: Postgres does not hear of it.
+    Deaf,
+    /// The same, but Postgres hears of it, and its answer is lost.
+    Mute,
+    /// The same, in the middle of the message to Postgres.
+    HalfAsked,
+    /// The same, in the middle of the answer.
+    HalfAnswered,
+    /// It is passed on late.
+    Delayed(Duration),
+}
+
+impl Fate {
+    /// Those that leave the connection open without a word.
+    pub const SILENCES: [Self; 4] = [Self::Deaf, Self::Mute, Self::HalfAsked, Self::HalfAnswered];
 }
 
 /// What the service asks for.
@@ -55,6 +73,10 @@ pub struct Proxy {
     commits: Arc<AtomicUsize>,
     /// How often the road was closed and opened: closed when odd.
     turns: watch::Sender<usize>,
+    /// How often all that pass fell silent.
+    silences: watch::Sender<usize>,
+    /// New connections are taken and never answered.
+    is_silent: Arc<AtomicBool>,
 }
 
 trait Wire: AsyncRead + AsyncWrite + Send {}
@@ -106,10 +128,18 @@ impl Proxy {
         let plan: Plan = Arc::new(plan);
         let turns = watch::Sender::new(0);
         let gate = turns.clone();
+        let silences = watch::Sender::new(0);
+        let falls_silent = silences.clone();
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let mute = Arc::clone(&is_silent);
         tokio::spawn(async move {
             let mut connection = 0;
             while let Ok((client, _)) = listener.accept().await {
                 connection += 1;
+                if mute.load(Ordering::Relaxed) {
+                    tokio::spawn(hold(client, None));
+                    continue;
+                }
                 let mut closed = gate.subscribe();
                 if *closed.borrow_and_update() % 2 == 1 {
                     continue;
@@ -120,7 +150,8 @@ impl Proxy {
                     ..Asked::default()
                 };
                 let plan = Arc::clone(&plan);
-                let carried = carry(client, server, latency, asked, plan, gate.clone());
+                let silent = falls_silent.subscribe();
+                let carried = carry(client, server, latency, asked, plan, gate.clone(), silent);
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = carried => {}
@@ -133,7 +164,19 @@ impl Proxy {
             url: url.to_string(),
             commits: Arc::default(),
             turns,
+            silences,
+            is_silent,
         }
+    }
+
+    /// Lets every connection that is there fall silent, both ways; new ones work.
+    pub fn fall_silent(&self) {
+        self.silences.send_modify(|silences| *silences += 1);
+    }
+
+    /// Whether new connections are taken without ever being answered.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Relaxed);
     }
 
     /// Opens the road that a last word closed.
@@ -160,6 +203,18 @@ async fn connect(to: &PgConnectOptions) -> Pin<Box<dyn Wire>> {
     }
 }
 
+/// Passes nothing on. The client's end of the road closes with the client; Postgres hears nothing of
+/// that, as behind a firewall, and ends it by itself.
+async fn hold(mut client: TcpStream, server: Option<Pin<Box<dyn Wire>>>) {
+    let mut ignored = [0; 16 * 1024];
+    while !matches!(client.read(&mut ignored).await, Ok(0) | Err(_)) {}
+    drop(client);
+    if let Some(mut server) = server {
+        let ended = async { while !matches!(server.read(&mut ignored).await, Ok(0) | Err(_)) {} };
+        let _ = tokio::time::timeout(FORGOTTEN, ended).await;
+    }
+}
+
 /// Carries bytes both ways until one side ends or a commit's fate ends both.
 async fn carry(
     mut client: TcpStream,
@@ -168,10 +223,16 @@ async fn carry(
     mut asked: Asked,
     plan: Plan,
     turns: watch::Sender<usize>,
+    mut silent: watch::Receiver<usize>,
 ) -> std::io::Result<()> {
+    silent.borrow_and_update();
     let (mut up, mut down) = ([0; 16 * 1024], [0; 16 * 1024]);
     loop {
         tokio::select! {
+            _ = silent.changed() => {
+                hold(client, Some(server)).await;
+                return Ok(());
+            }
             read = client.read(&mut up) => {
                 let bytes = &up[..read?];
                 if bytes.is_empty() {
@@ -181,18 +242,33 @@ async fn carry(
                 while let Some(message) = asked.next() {
                     let asking = asked.asking();
                     let fate = asking.map_or(Fate::Passes, |asking| plan(&asking));
-                    if fate == Fate::Unheard {
+                    match fate {
+                        Fate::Unheard => return Ok(()),
+                        Fate::Delayed(time) => tokio::time::sleep(time).await,
+                        _ => {}
+                    }
+                    let heard = match fate {
+                        Fate::Deaf => 0,
+                        Fate::HalfAsked => message.len() / 2,
+                        _ => message.len(),
+                    };
+                    server.write_all(&message[..heard]).await?;
+                    server.flush().await?;
+                    if fate == Fate::HalfAnswered {
+                        let answer = server.read(&mut down).await?;
+                        client.write_all(&down[..answer / 2]).await?;
+                    }
+                    if Fate::SILENCES.contains(&fate) {
+                        hold(client, Some(server)).await;
                         return Ok(());
                     }
-                    server.write_all(&message).await?;
-                    server.flush().await?;
                     if matches!(fate, Fate::Unanswered | Fate::LastWord) {
                         let _answer = server.read(&mut down).await?;
                     }
                     if fate == Fate::LastWord {
                         turns.send_modify(|turns| *turns += 1);
                     }
-                    if fate != Fate::Passes {
+                    if !matches!(fate, Fate::Passes | Fate::Delayed(_)) {
                         return Ok(());
                     }
                 }
