@@ -4,14 +4,15 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use utoipa_swagger_ui::{Config as DocsConfig, SwaggerUi};
 
 use crate::automations;
 use crate::database::{self, Database};
-use crate::edge::{self, Limits};
+use crate::edge::{self, Limits, Pot, SharedBytes};
 use crate::engine::group_commit::Lanes;
 use crate::engine::http::{self as engine_http, Registered, Service};
 use crate::engine::{Resource, consumers};
@@ -46,6 +47,11 @@ const LAST_WORK: Duration = Duration::from_secs(10);
 const WORKER_PATIENCE: Duration = Duration::from_secs(20);
 /// How often metrics are tidied; without it their samples would pile up.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Bytes of answers that wait to be sent, of all clients together.
+const ANSWER_BYTES: usize = 32 * 1024 * 1024;
+/// How often the metrics are written out, at most: the text costs some milliseconds, and nobody needs
+/// a key for it.
+const RENDERED_EVERY: Duration = Duration::from_secs(1);
 /// How long `/readyz` waits for the database.
 const READY_TIME: Duration = Duration::from_secs(2);
 
@@ -57,6 +63,8 @@ struct Operation {
     is_ready: Arc<AtomicBool>,
     lanes: Lanes,
     in_use: InUse,
+    /// The metrics as they were last told, and when.
+    rendered: Arc<Mutex<Option<(Instant, Bytes)>>>,
     /// Where the worker has connections of its own.
     worker_pool: Option<Database>,
 }
@@ -101,6 +109,7 @@ pub async fn serve(
         is_ready: is_ready.clone(),
         lanes,
         in_use: messaging.in_use.clone(),
+        rendered: Arc::default(),
         worker_pool: (state.config.worker_connections() > 0).then(|| worker_state.pool.clone()),
     };
     let router = router(operation, messaging, exports, hints, &limits);
@@ -227,7 +236,8 @@ fn router(
         erasers: erasers(),
     };
     let (state, lanes) = (operation.state.clone(), operation.lanes.clone());
-    let service = Service::new(state, lanes, limits.clone(), registered);
+    let answers = Pot::of_bytes(ANSWER_BYTES);
+    let service = Service::new(state, lanes, limits.clone(), answers.clone(), registered);
     let docs =
         SwaggerUi::new("/docs").config(DocsConfig::from("/openapi.json").validator_url("none"));
     let docs = Router::from(docs).layer(map_response(as_unknown_route));
@@ -243,7 +253,7 @@ fn router(
         )
         .fallback(async || Error::RouteNotFound)
         .method_not_allowed_fallback(async || Error::MethodNotAllowed);
-    edge::wrap(router, clock)
+    edge::wrap(router, clock, answers)
 }
 
 /// Everybody who keeps something about a person, in the order in which rows are locked.
@@ -256,10 +266,11 @@ fn erasers() -> Vec<Eraser> {
 }
 
 /// The page has an empty 404 of its own; every 404 of ours has a problem body.
-async fn as_unknown_route(response: Response) -> Response {
+async fn as_unknown_route(mut response: Response) -> Response {
     if response.status() == StatusCode::NOT_FOUND {
         return Error::RouteNotFound.into_response();
     }
+    response.extensions_mut().insert(SharedBytes);
     response
 }
 
@@ -348,8 +359,24 @@ fn status(code: StatusCode, word: &'static str) -> Response {
     (code, axum::Json(json!({ "status": word }))).into_response()
 }
 
-/// Prometheus's text format.
+/// Prometheus's text format, made anew once a second at most, for all who ask.
 async fn metrics(Shared(operation): Shared<Operation>) -> Response {
+    let mut rendered = operation.rendered.lock().await;
+    let is_fresh = |(at, _): &&(Instant, Bytes)| at.elapsed() < RENDERED_EVERY;
+    let text = match rendered.as_ref().filter(is_fresh) {
+        Some((_, text)) => text.clone(),
+        None => {
+            let text = Bytes::from(render(&operation));
+            *rendered = Some((Instant::now(), text.clone()));
+            text
+        }
+    };
+    drop(rendered);
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+fn render(operation: &Operation) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
     metrics::gauge!("keyfold_write_queue_depth").set(operation.lanes.depth() as f64);
     #[expect(
@@ -365,15 +392,13 @@ async fn metrics(Shared(operation): Shared<Operation>) -> Response {
     let open: usize = pools.iter().map(|pool| pool.size()).sum();
     let used = count(open.saturating_sub(idle));
     metrics::gauge!("keyfold_database_connections", "state" => "used").set(used);
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
-    ([(header::CONTENT_TYPE, kind)], operation.metrics.render()).into_response()
+    operation.metrics.render()
 }
 
-async fn openapi_json() -> Response {
-    axum::Json(openapi::document()).into_response()
+async fn openapi_json(headers: HeaderMap) -> Result<Response, Error> {
+    openapi::served::JSON.answer(&headers).await
 }
 
-async fn openapi_yaml() -> Response {
-    let kind = HeaderValue::from_static("application/yaml");
-    ([(header::CONTENT_TYPE, kind)], openapi::yaml()).into_response()
+async fn openapi_yaml(headers: HeaderMap) -> Result<Response, Error> {
+    openapi::served::YAML.answer(&headers).await
 }

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::database::{Connection, Database};
+use crate::edge::Holder;
 use crate::error::Error;
 use crate::state::State;
 use crate::tenancy::{self, KeyScope, Store};
@@ -41,7 +42,7 @@ const ASKING: usize = 16;
 const TURN: Duration = Duration::from_secs(2);
 /// How long a look-up by key may take, and how often it is tried: of all connections one may have
 /// fallen silent, and another one knows at once.
-const LOOK_UP: Duration = Duration::from_secs(1);
+const LOOK_UP: Duration = Duration::from_secs(2);
 const TRIES: u32 = 2;
 /// Entries remembered at once, of some hundred bytes each; more only means more look-ups.
 const MOST_REMEMBERED: usize = 50_000;
@@ -98,6 +99,14 @@ pub struct StoreAccess {
     pub store_id: i64,
     /// How national spellings of phone numbers are read.
     pub default_country: Option<Country>,
+}
+
+impl StoreAccess {
+    /// On whose account the store's requests take memory.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        Holder::Store(self.store_id)
+    }
 }
 
 /// What is remembered of a store.

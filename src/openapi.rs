@@ -5,6 +5,7 @@
 mod automations;
 mod exports;
 mod messaging;
+pub mod served;
 
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;

@@ -13,8 +13,8 @@ use super::rules::{self, PATH, Rule};
 use super::runs::{self, Of};
 use super::webhook::{self, CallInput};
 use crate::auth::StoreAccess;
-use crate::engine::consumers;
-use crate::engine::failure::{Failure, of_read};
+use crate::edge::Holder;
+use crate::engine::failure::of_read;
 use crate::engine::http::{
     self as engine_http, Listed, Query, STORE, Service, after, guarded, ignoring_keys, json,
     last_segment, read_json, segment_from_end, upserted,
@@ -66,14 +66,12 @@ async fn post_one(
     drop(body);
     let store_id = store.store_id;
     let work = move |state: State| async move {
-        let prepared = consumers::prepare(&state, store_id).await;
-        prepared.map_err(Failure::into_error)?;
         let mut transaction = Transaction::begin(&state.pool).await.map_err(of_read)?;
         let connection = transaction.connection();
         let result = rules::upsert(&state, connection, store_id, input).await;
         transaction.conclude(result).await
     };
-    let (rule, outcome) = service.run(work).await?;
+    let (rule, outcome) = service.run(Holder::Store(store_id), work).await?;
     let location = engine_http::location(store_id, PATH, &rule.external_id);
     upserted(outcome, &rule.answer(store_id), &location)
 }
@@ -96,7 +94,7 @@ async fn list(
         let found = rules::page(&state.pool, store_id, after, i64::from(limit) + 1).await;
         found.map_err(of_read)
     };
-    let found = service.run(work).await?;
+    let found = service.run(Holder::Store(store_id), work).await?;
     let answers = found
         .into_iter()
         .map(|rule| rule.answer(store_id))
@@ -116,7 +114,13 @@ async fn get_one(
     Query::read(request.uri().query(), &[])?;
     let store_id = store.store_id;
     let work = move |state: State| async move { found(&state, store_id, &external_id).await };
-    json(StatusCode::OK, &service.run(work).await?.answer(store_id))
+    json(
+        StatusCode::OK,
+        &service
+            .run(Holder::Store(store_id), work)
+            .await?
+            .answer(store_id),
+    )
 }
 
 async fn found(state: &State, store_id: i64, external_id: &str) -> Result<Rule, Error> {
@@ -143,7 +147,7 @@ async fn delete_one(
         let deleted = deleted.map(|was_there| was_there.then_some(()).ok_or(Error::NotFound));
         transaction.conclude(deleted).await
     };
-    service.run(work).await?;
+    service.run(Holder::Store(store_id), work).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -184,7 +188,7 @@ async fn runs_of_automation(
     let work = move |state: State| async move {
         Ok(Of::Automation(found(&state, store_id, &name).await?.id))
     };
-    let of = service.run(work).await?;
+    let of = service.run(Holder::Store(store_id), work).await?;
     let path = format!("{PATH}/{external_id}/runs");
     page(&service, store_id, asked, &path, of).await
 }
@@ -205,7 +209,7 @@ async fn runs_of_record(
         let id = entry.find(&mut connection, store_id, &segment).await;
         Ok(Of::Record(id.map_err(of_read)?.ok_or(Error::NotFound)?))
     };
-    let of = service.run(work).await?;
+    let of = service.run(Holder::Store(store_id), work).await?;
     page(&service, store_id, asked, &path, of).await
 }
 
@@ -235,7 +239,7 @@ async fn page(
         let found = runs::page(&mut connection, store_id, of, status, after, limit).await;
         found.map_err(of_read)
     };
-    let found = service.run(work).await?;
+    let found = service.run(Holder::Store(store_id), work).await?;
     json(
         StatusCode::OK,
         &Listed::until(found.runs, found.next_after, &list),
@@ -256,7 +260,7 @@ async fn call(
         let found = rules::of_webhook(&state.pool, webhook_id).await;
         found.map_err(of_read)?.ok_or(Error::NotFound)
     };
-    let (store_id, automation_id) = service.run(work).await?;
+    let (store_id, automation_id) = service.run(Holder::Team(caller.team_id), work).await?;
     let store = service.gatekeeper.store(caller, store_id).await;
     let store = store.map_err(|error| match error {
         Error::StoreForbidden => Error::NotFound,
@@ -264,7 +268,9 @@ async fn call(
     })?;
     let limit = service.limiter.check(store_id);
     let work = async {
-        limit.admit().and_then(|()| service.gate.check())?;
+        limit
+            .admit()
+            .and_then(|()| service.gate.check(Holder::Store(store_id)))?;
         let body = read_json(&service, request).await?;
         let input = CallInput::read(&parse(&body)?, store.default_country);
         let input = input.map_err(Error::Invalid)?;
@@ -276,7 +282,7 @@ async fn call(
             let result = webhook::call(&state, connection, store_id, called, input).await;
             transaction.conclude(result).await
         };
-        let (called, new) = service.run(work).await?;
+        let (called, new) = service.run(Holder::Store(store_id), work).await?;
         if let Some(run_id) = new {
             hints.give(store_id, run_id);
         }

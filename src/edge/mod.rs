@@ -15,12 +15,14 @@
 //! routes, in the contract's order.
 
 mod accept;
+mod answer;
 mod body;
 mod connection;
 mod deadline;
 mod fault_log;
 mod limits;
 mod outer;
+mod pot;
 mod rate_limit;
 mod request_id;
 mod shed;
@@ -30,9 +32,11 @@ mod socket;
 mod tests;
 
 pub use accept::{raise_file_limit, serve};
-pub use body::{BodyBudget, BudgetPermit, WholeBody, media_type, read_whole, stream};
+pub use answer::SharedBytes;
+pub use body::{WholeBody, media_type, read_whole, stream};
 pub use limits::Limits;
 pub use outer::wrap;
+pub use pot::{Holder, Portion, Pot};
 pub use rate_limit::{BucketState, Decision, RateLimiter};
 pub use request_id::{REQUEST_ID, RequestId};
 pub use shed::{Gate, Permit, hold_back};

@@ -15,7 +15,9 @@ use http::{HeaderMap, Method, header};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::answer::counted;
 use super::fault_log::FaultLog;
+use super::pot::Pot;
 use super::request_id::{REQUEST_ID, RequestId};
 use super::shed::hold_back;
 use crate::clock::Clock;
@@ -35,10 +37,11 @@ const HEADER_LINE_BYTES: usize = 4;
 /// routes, layers and fallbacks added later would stand outside.
 ///
 /// The process's metrics recorder must be installed before.
-pub fn wrap(router: Router, clock: Clock) -> Router {
+pub fn wrap(router: Router, clock: Clock, answers: Pot) -> Router {
     describe_metrics();
     let outer = Arc::new(Outer {
         clock,
+        answers,
         faults: FaultLog::default(),
         measured: Measured::default(),
     });
@@ -47,6 +50,7 @@ pub fn wrap(router: Router, clock: Clock) -> Router {
 
 struct Outer {
     clock: Clock,
+    answers: Pot,
     faults: FaultLog,
     measured: Measured,
 }
@@ -70,7 +74,11 @@ async fn answer(State(outer): State<Arc<Outer>>, mut request: Request, next: Nex
             without_panic(next.run(request).instrument(span)).await
         }
     };
-    let mut response = outer.problem(response, &seen).await;
+    let response = outer.problem(response, &seen).await;
+    let mut response = match counted(response, &outer.answers) {
+        Ok(response) => response,
+        Err(error) => outer.problem(error.into_response(), &seen).await,
+    };
     response
         .headers_mut()
         .insert(REQUEST_ID, seen.id.to_header());

@@ -33,11 +33,11 @@ use uuid::Uuid;
 use super::Resource;
 use super::group_commit::{Patience, Slice, Writer};
 use super::http::{Query, RECORD_BYTES, Service, dry_run_of, json, read_put};
-use super::lines::{Line, Lines};
+use super::lines::{Line, Lines, Taken};
 use super::request::Conditions;
 use super::write::{self, Answers, Detail, Outcome, Write};
 use crate::auth::StoreAccess;
-use crate::edge::{self, Permit, media_type};
+use crate::edge::{self, Permit, Portion, media_type};
 use crate::error::Error;
 use crate::state::State;
 use crate::values::{Faults, Part, outline, parse};
@@ -171,16 +171,21 @@ async fn document<R: Resource>(
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
     let body = service
-        .read_whole(&parts.headers, body, DOCUMENT_BYTES)
+        .read_whole(store.holder(), &parts.headers, body, DOCUMENT_BYTES)
         .await?;
     let query = Query::read(parts.uri.query(), &["atomic", "dry_run"])?;
     let (atomic, dry_run) = (query.flag("atomic")?, query.flag("dry_run")?);
     refuse_conditions(&parts.headers)?;
-    let place = service.bulk_gate.enter().await?;
+    let place = service.bulk_gate.enter(store.holder()).await?;
     let state = service.state.clone();
     // Reading 16 MiB takes long enough to hold up other requests of this thread.
-    let reading = tokio::task::spawn_blocking(move || read_document::<R>(&body, &store, &state));
-    let items = reading.await.map_err(Error::internal)??;
+    let reading = tokio::task::spawn_blocking(move || {
+        let items = read_document::<R>(&body, &store, &state);
+        // What was made of it takes as much, until it is written.
+        (items, body.into_held())
+    });
+    let (items, held) = reading.await.map_err(Error::internal)?;
+    let items = items?;
     let (kept, writes) = sorted_out(items);
     if atomic {
         all_valid(&kept)?;
@@ -189,7 +194,7 @@ async fn document<R: Resource>(
         Box::pin(dry_run_of(service, writes, Detail::Brief)).await?
     } else {
         let work = async move {
-            let _place = place;
+            let _held = (place, held);
             if atomic {
                 writer.whole(writes).await
             } else {
@@ -417,11 +422,14 @@ fn stream<R: Resource>(
     refuse_conditions(&parts.headers)?;
     let (sender, receiver) = mpsc::channel::<Result<Bytes, std::io::Error>>(MOST_UNREAD);
     let tasks = service.state.tasks.clone();
-    let lines = Lines::new(chunks, RECORD_BYTES, service.budget.clone());
+    let open = service.streams.take(store.holder(), 1)?;
+    let held = service.bodies.take(store.holder(), 0)?;
+    let lines = Lines::new(chunks, RECORD_BYTES, held);
     let run = Stream {
         service,
         store,
         writer,
+        _open: open,
         report: Report {
             wanted: wanted.unwrap_or(Results::All),
             results: sender,
@@ -454,6 +462,8 @@ struct Stream<R: Resource> {
     service: Service,
     store: StoreAccess,
     writer: Writer<R>,
+    /// One of those that may be open.
+    _open: Portion,
     report: Report,
 }
 
@@ -484,6 +494,8 @@ type UnderWay<R> = FuturesOrdered<Pin<Box<dyn Future<Output = Written<R>> + Send
 struct Waiting {
     lines: Vec<Line>,
     bytes: usize,
+    /// The memory that they take.
+    held: Vec<Portion>,
 }
 
 impl<R: Resource> Stream<R> {
@@ -530,14 +542,18 @@ impl<R: Resource> Stream<R> {
                     biased;
                     () = shutdown.cancelled() => break Err(Error::Overloaded),
                     Some(written) = under_way.next(), if !under_way.is_empty() => {
+                        if under_way.is_empty() {
+                            // Others may have it while nothing of this stream is written.
+                            place = None;
+                        }
                         self.report.slice(written).await?;
                     }
                     read = &mut reading, if !is_full => break read,
                 }
             };
             match read {
-                Ok(lines) if lines.is_empty() => end = Some(Ok(())),
-                Ok(lines) => waiting.add(lines),
+                Ok(taken) if taken.lines.is_empty() => end = Some(Ok(())),
+                Ok(taken) => waiting.add(taken),
                 Err(error) => end = Some(Err(Stop::Because(error))),
             }
         }
@@ -546,6 +562,7 @@ impl<R: Resource> Stream<R> {
             while let Some(written) = under_way.next().await {
                 self.report.slice(written).await?;
             }
+            place = None;
             if waiting.lines.is_empty() {
                 return end.unwrap_or(Ok(()));
             }
@@ -563,15 +580,18 @@ impl<R: Resource> Stream<R> {
         place: &mut Option<Permit>,
     ) {
         let (kept, writes) = self.read(waiting.lines);
+        drop(waiting.held);
         if writes.is_empty() {
             under_way.push_back(Box::pin(std::future::ready((kept, Slice::default()))));
             return;
         }
-        if under_way.is_empty() {
-            *place = None;
-        }
         if place.is_none() {
-            match self.service.bulk_gate.enter_patiently(PATIENCE).await {
+            match self
+                .service
+                .bulk_gate
+                .enter_patiently(self.store.holder(), PATIENCE)
+                .await
+            {
                 Ok(entered) => *place = Some(entered),
                 Err(error) => {
                     let slice = Slice::failed(writes.len(), error);
@@ -601,13 +621,14 @@ impl<R: Resource> Stream<R> {
 }
 
 impl Waiting {
-    fn add(&mut self, lines: Vec<Line>) {
+    fn add(&mut self, Taken { lines, held }: Taken) {
         let bytes = |line: &Line| match line {
             Line::Text(text) => text.len(),
             Line::TooLong => 0,
         };
         self.bytes += lines.iter().map(bytes).sum::<usize>();
         self.lines.extend(lines);
+        self.held.push(held);
     }
 }
 

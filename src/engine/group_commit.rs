@@ -90,7 +90,7 @@ const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 const TURN: Duration = Duration::from_millis(50);
 /// How long a statement of a batch may take, besides what each of its writes adds. Others wait for
 /// the lane meanwhile, so it is far less than elsewhere.
-const STATEMENT: Duration = Duration::from_secs(2);
+const STATEMENT: Duration = Duration::from_secs(3);
 /// How often a queue looks for writes that have waited too long.
 const EXPIRY: Duration = Duration::from_millis(250);
 

@@ -27,12 +27,13 @@ use uuid::Uuid;
 
 use super::events::{self, Feed, NameLookup};
 use super::group_commit::{Lanes, Writer};
-use super::read::{self, Filter, List};
+use super::read::{self, List};
+use super::record::Record;
 use super::request::Conditions;
 use super::write::{self, Change, Detail, Ending, Options, Outcome, Write, Written};
 use super::{Resource, bulk};
 use crate::auth::{Gatekeeper, StoreAccess};
-use crate::edge::{self, BodyBudget, Gate, Limits, RateLimiter, WholeBody, media_type};
+use crate::edge::{self, Gate, Holder, Limits, Pot, RateLimiter, WholeBody, media_type};
 use crate::erasure::Eraser;
 use crate::error::Error;
 use crate::state::State;
@@ -47,6 +48,11 @@ const RECORD_ANSWER: usize = 1024;
 pub const STORE: &str = "/api/v1/stores/{store_id}";
 /// Requests that may wait for the database behind those that use it.
 const MOST_WAITING: usize = 512;
+/// Bytes of bodies that a process has in memory.
+const BODY_BYTES: usize = 64 * 1024 * 1024;
+/// Bulk streams of a process, and of a store, that are open at a time.
+const MOST_STREAMS: usize = 64;
+const STREAMS_OF_A_STORE: usize = 8;
 /// Dry runs at a time.
 const DRY_RUNS: usize = 2;
 /// How long a dry run may take.
@@ -87,8 +93,12 @@ pub struct Shared {
     pub gate: Gate,
     /// How many bulk requests use it: never so many that single ones starve.
     pub bulk_gate: Gate,
-    /// All bodies in memory.
-    pub budget: BodyBudget,
+    /// Bytes of all bodies in memory.
+    pub bodies: Pot,
+    /// Bytes of all answers in memory that have not been sent yet.
+    pub answers: Pot,
+    /// Bulk streams that are open.
+    pub streams: Pot,
     /// Deadlines of bodies.
     pub limits: Limits,
     /// Places for dry runs.
@@ -114,7 +124,13 @@ pub struct Registered {
 impl Service {
     /// A service over a state, for these resources.
     #[must_use]
-    pub fn new(state: State, lanes: Lanes, limits: Limits, registered: Registered) -> Self {
+    pub fn new(
+        state: State,
+        lanes: Lanes,
+        limits: Limits,
+        answers: Pot,
+        registered: Registered,
+    ) -> Self {
         let slots = state.request_slots();
         Self(Arc::new(Shared {
             gatekeeper: Gatekeeper::new(&state),
@@ -122,7 +138,9 @@ impl Service {
             lanes,
             gate: Gate::new(slots, MOST_WAITING),
             bulk_gate: Gate::new(slots.div_ceil(2), MOST_WAITING),
-            budget: BodyBudget::default(),
+            bodies: Pot::of_bytes(BODY_BYTES),
+            answers,
+            streams: Pot::of_number(MOST_STREAMS, STREAMS_OF_A_STORE),
             limits,
             dry_runs: Arc::new(Semaphore::new(DRY_RUNS)),
             names: registered.names.into(),
@@ -132,16 +150,17 @@ impl Service {
         }))
     }
 
-    /// Runs database work beside the lanes, when there is a place for it.
+    /// Runs database work beside the lanes, when there is a place for it, in turns with the work of
+    /// others.
     ///
     /// # Errors
     /// What the work answers, or that the server is too busy to begin it.
-    pub async fn run<T, F>(&self, work: impl FnOnce(State) -> F) -> Result<T, Error>
+    pub async fn run<T, F>(&self, holder: Holder, work: impl FnOnce(State) -> F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let permit = self.gate.enter().await?;
+        let permit = self.gate.enter(holder).await?;
         let work = Box::pin(work(self.state.clone()));
         self.uncut(async move {
             let result = work.await;
@@ -179,11 +198,14 @@ impl Service {
     /// 415, 413, 503, 408 or 400.
     pub async fn read_whole(
         &self,
+        holder: Holder,
         headers: &HeaderMap,
         body: axum::body::Body,
         limit_bytes: usize,
     ) -> Result<WholeBody, Error> {
-        edge::read_whole(body, headers, limit_bytes, &self.budget, &self.limits).await
+        let held = self.bodies.take(holder, 0)?;
+        let within = self.limits.body_total_timeout;
+        edge::read_whole(body, headers, limit_bytes, held, within).await
     }
 }
 
@@ -247,12 +269,16 @@ where
 async fn admit(Given(service): Given<Service>, mut request: Request, next: Next) -> Response {
     let sends_key = request.headers().contains_key(IDEMPOTENCY_KEY);
     let mut response = match open(&service, &mut request).await {
-        Ok(limit) => {
-            let mut response = match limit.admit().and_then(|()| has_room(&service, &request)) {
+        Ok((limit, store)) => {
+            let mut response = match limit
+                .admit()
+                .and_then(|()| has_room(&service, store.holder(), &request))
+            {
                 Ok(()) => next.run(request).await,
                 Err(error) => error.into_response(),
             };
             limit.describe(response.headers_mut());
+            response.extensions_mut().insert(store.holder());
             response
         }
         Err(error) => error.into_response(),
@@ -292,20 +318,23 @@ pub async fn caller(service: &Service, headers: &HeaderMap) -> Result<KeyScope, 
 }
 
 /// Whether there is any hope to be served, asked before a body is read.
-fn has_room(service: &Service, request: &Request) -> Result<(), Error> {
+fn has_room(service: &Service, holder: Holder, request: &Request) -> Result<(), Error> {
     match *request.method() {
         Method::POST | Method::PATCH => service.lanes.check(),
-        _ => service.gate.check(),
+        _ => service.gate.check(holder),
     }
 }
 
 /// Who is calling, and may they use this store?
-async fn open(service: &Service, request: &mut Request) -> Result<edge::Decision, Error> {
+async fn open(
+    service: &Service,
+    request: &mut Request,
+) -> Result<(edge::Decision, StoreAccess), Error> {
     let caller = caller(service, request.headers()).await?;
     let store_id = store_id(request.uri().path()).ok_or(Error::StoreNotFound)?;
     let store = service.gatekeeper.store(caller, store_id).await?;
     request.extensions_mut().insert(store);
-    Ok(service.limiter.check(store_id))
+    Ok((service.limiter.check(store_id), store))
 }
 
 /// Writes down that a key was used, without letting the caller wait for it.
@@ -529,7 +558,7 @@ async fn post_one<R: Resource>(
     let (parts, body) = request.into_parts();
     media_type(&parts.headers, JSON, "application/json")?;
     let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .read_whole(store.holder(), &parts.headers, body, RECORD_BYTES)
         .await?;
     let dry_run = Query::read(parts.uri.query(), &["dry_run"])?.flag("dry_run")?;
     let mut write = read_put::<R>(&parse(&body)?, body.len(), &store, &service.state)?;
@@ -548,7 +577,7 @@ async fn patch_one<R: Resource>(
     let supported = "application/merge-patch+json or application/json";
     media_type(&parts.headers, PATCH_JSON, supported)?;
     let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .read_whole(store.holder(), &parts.headers, body, RECORD_BYTES)
         .await?;
     let segment = last_segment(parts.uri.path())?;
     let dry_run = Query::read(parts.uri.query(), &["dry_run"])?.flag("dry_run")?;
@@ -601,6 +630,10 @@ pub async fn dry_run_of<R: Resource>(
     let permit = Arc::clone(&service.dry_runs)
         .try_acquire_owned()
         .map_err(|_| Error::Overloaded)?;
+    // A request is about one store.
+    let holder = writes
+        .first()
+        .map_or(Holder::Nobody, |write| Holder::Store(write.store_id));
     let options = Options {
         detail,
         ending: Ending::DryRun,
@@ -614,7 +647,7 @@ pub async fn dry_run_of<R: Resource>(
             .await
             .unwrap_or(Err(Error::Overloaded))
     };
-    service.run(work).await
+    service.run(holder, work).await
 }
 
 /// The answer to a write.
@@ -709,8 +742,10 @@ pub fn location(store_id: i64, path: &str, external_id: &str) -> String {
 pub async fn read_json(service: &Service, request: Request) -> Result<WholeBody, Error> {
     let (parts, body) = request.into_parts();
     media_type(&parts.headers, JSON, "application/json")?;
+    let store = parts.extensions.get::<StoreAccess>();
+    let holder = store.map_or(Holder::Nobody, StoreAccess::holder);
     let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .read_whole(holder, &parts.headers, body, RECORD_BYTES)
         .await?;
     Query::read(parts.uri.query(), &[])?;
     Ok(body)
@@ -757,7 +792,7 @@ async fn get_one<R: Resource>(
     let segment = last_segment(request.uri().path())?;
     Query::read(request.uri().query(), &[])?;
     let work = |state: State| async move { read::one::<R>(&state, store.store_id, &segment).await };
-    let (record, extra) = service.run(work).await?;
+    let (record, extra) = service.run(store.holder(), work).await?;
     let etag = etag(record.version)?;
     let body = R::answer(Arc::unwrap_or_clone(record), extra);
     let mut response = json(StatusCode::OK, &body)?;
@@ -790,10 +825,15 @@ async fn list<R: Resource>(
         store_id: store.store_id,
         after,
         limit,
-        filter: id.map_or(Filter::All, Filter::Id),
+        customer_id: None,
     };
-    let work = |state: State| async move { page_of::<R>(&state, wanted, customer).await };
-    let (mut body, next_after) = service.run(work).await?;
+    let narrowed = Narrowed { id, customer };
+    // A page may be shorter than was asked for; the cursor goes on from there.
+    let room = service.answers.room(store.holder());
+    let most_bytes = (room / 2).clamp(SHORT_PAGE_BYTES, PAGE_BYTES);
+    let work =
+        |state: State| async move { page_of::<R>(&state, wanted, narrowed, most_bytes).await };
+    let (mut body, next_after) = service.run(store.holder(), work).await?;
     let next_cursor = next_after.map(|after| list.cursor(after));
     body.extend_from_slice(b"],\"next_cursor\":");
     serde_json::to_writer(&mut body, &next_cursor).map_err(Error::internal)?;
@@ -802,34 +842,52 @@ async fn list<R: Resource>(
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
-/// Records read at a time for a page: each may have more than 1 MiB.
-const PAGE_SLICE: u32 = 20;
+/// Records that are read first for a page: each may have more than 1 MiB.
+const FIRST_SLICE: u32 = 4;
+/// Bytes that are read at a time, by what the records before had.
+const SLICE_BYTES: usize = 1024 * 1024;
 /// Bytes after which a page ends, however many records were asked for.
-const PAGE_BYTES: usize = 8 * 1024 * 1024;
+const PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// The same while there is little room for answers: such an answer finds some in any case.
+const SHORT_PAGE_BYTES: usize = 32 * 1024;
+
+/// What a list is narrowed to, as it was sent.
+struct Narrowed {
+    id: Option<Uuid>,
+    /// The external id of a customer.
+    customer: Option<String>,
+}
 
 /// A page under the filters that were sent, as it is answered up to its last record, and the record
 /// after which there is more. Two filters are met both.
 async fn page_of<R: Resource>(
     state: &State,
     mut wanted: read::Wanted,
-    customer: Option<String>,
+    narrowed: Narrowed,
+    most_bytes: usize,
 ) -> Result<(Vec<u8>, Option<Uuid>), Error> {
     let mut body = b"{\"data\":[".to_vec();
-    if let Some(external_id) = customer {
+    if let Some(external_id) = narrowed.customer {
         let found = R::customer_id(state, wanted.store_id, &external_id).await?;
-        let Some(customer_id) = found else {
+        if found.is_none() {
             return Ok((body, None));
-        };
-        wanted.filter = match wanted.filter.id() {
-            None => Filter::Customer(customer_id),
-            Some(id) => Filter::Both { id, customer_id },
-        };
+        }
+        wanted.customer_id = found;
+    }
+    if let Some(id) = narrowed.id {
+        wanted = wanted.only(id);
     }
     let mut left = wanted.limit;
+    let mut slice = FIRST_SLICE;
+    let mut read = 0;
     loop {
-        wanted.limit = left.min(PAGE_SLICE);
+        wanted.limit = left.min(slice);
         let page = read::page::<R>(state, &wanted).await?;
+        let is_wanted = |record: &Record<R::Content>| narrowed.id.is_none_or(|id| id == record.id);
         for (record, extra) in page.records {
+            if !is_wanted(&record) {
+                continue;
+            }
             if !body.ends_with(b"[") {
                 body.push(b',');
             }
@@ -837,9 +895,12 @@ async fn page_of<R: Resource>(
             serde_json::to_writer(&mut body, &answer).map_err(Error::internal)?;
         }
         left -= wanted.limit;
+        read += wanted.limit as usize;
+        let alike = SLICE_BYTES * read / body.len().max(1);
+        slice = u32::try_from(alike).unwrap_or(u32::MAX).max(1);
         match page.next_after {
-            Some(after) if left > 0 && body.len() < PAGE_BYTES => wanted.after = after,
-            next_after => return Ok((body, next_after)),
+            Some(after) if left > 0 && body.len() < most_bytes => wanted.after = after,
+            next_after => return Ok((body, next_after.filter(|_| narrowed.id.is_none()))),
         }
     }
 }
@@ -865,6 +926,6 @@ async fn list_events(
     };
     let names = Arc::clone(&service.names);
     let work = |state: State| async move { events::read(&state, &wanted, &names).await };
-    let feed: Feed = service.run(work).await?;
+    let feed: Feed = service.run(store.holder(), work).await?;
     json(StatusCode::OK, &feed)
 }

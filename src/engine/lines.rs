@@ -1,9 +1,11 @@
 //! The lines of a stream, in slices of what has arrived.
 
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 
-use crate::edge::{BodyBudget, BudgetPermit};
+use crate::edge::Portion;
 use crate::error::Error;
 
 /// A line that is not blank.
@@ -14,6 +16,17 @@ pub enum Line {
     /// Longer than is taken; skipped without being kept.
     TooLong,
 }
+
+/// Lines that are there together.
+pub struct Taken {
+    /// None: the stream is over.
+    pub lines: Vec<Line>,
+    /// The memory that they take, until it is dropped.
+    pub held: Portion,
+}
+
+/// How long a stream waits for memory, of which others hold too much.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Cuts a stream of bytes into lines.
 pub struct Lines<S> {
@@ -28,16 +41,19 @@ pub struct Lines<S> {
     ended: bool,
     /// Met when everything before it was taken.
     fault: Option<Error>,
-    budget: BodyBudget,
-    held: Option<BudgetPermit>,
+    /// Arrived, but there was no memory for it yet.
+    late: Option<Bytes>,
+    /// The memory of what has arrived and was not taken yet.
+    held: Portion,
 }
 
 impl<S> Lines<S>
 where
     S: Stream<Item = Result<Bytes, Error>> + Unpin,
 {
-    /// Lines of at most `most_bytes` each, without their ends.
-    pub fn new(chunks: S, most_bytes: usize, budget: BodyBudget) -> Self {
+    /// Lines of at most `most_bytes` each, without their ends. What arrives is held on the account of
+    /// a portion that is empty so far.
+    pub fn new(chunks: S, most_bytes: usize, held: Portion) -> Self {
         Self {
             chunks,
             buffer: BytesMut::new(),
@@ -46,8 +62,8 @@ where
             skipping: false,
             ended: false,
             fault: None,
-            budget,
-            held: None,
+            late: None,
+            held,
         }
     }
 
@@ -56,7 +72,7 @@ where
     ///
     /// # Errors
     /// What kept the stream from being read to its end.
-    pub async fn take(&mut self, most_lines: usize, most_bytes: usize) -> Result<Vec<Line>, Error> {
+    pub async fn take(&mut self, most_lines: usize, most_bytes: usize) -> Result<Taken, Error> {
         let mut lines = Vec::new();
         let mut bytes = 0;
         while lines.len() < most_lines && bytes < most_bytes {
@@ -76,7 +92,9 @@ where
         {
             return Err(fault);
         }
-        Ok(lines)
+        // What is left in the buffer stays with it.
+        let held = self.held.split(self.held.units() - self.buffer.len());
+        Ok(Taken { lines, held })
     }
 
     /// Takes another chunk into the buffer; `false` when there is none now, or none any more.
@@ -84,19 +102,23 @@ where
         if self.ended || self.fault.is_some() {
             return Ok(false);
         }
-        let chunk = if wait {
-            self.chunks.next().await
-        } else {
+        let chunk = match self.late.take() {
+            Some(chunk) => Some(Ok(chunk)),
+            None if wait => self.chunks.next().await,
             // What has not arrived yet belongs to the next slice.
-            let Some(chunk) = self.chunks.next().now_or_never() else {
-                return Ok(false);
-            };
-            chunk
+            None => match self.chunks.next().now_or_never() {
+                Some(chunk) => chunk,
+                None => return Ok(false),
+            },
         };
         match chunk {
             Some(Ok(chunk)) => {
-                if self.held.is_none() {
-                    self.held = Some(self.budget.acquire_waiting(4 * self.most_bytes).await?);
+                if self.held.grow(chunk.len()).is_err() {
+                    if !wait {
+                        self.late = Some(chunk);
+                        return Ok(false);
+                    }
+                    self.held.grow_patiently(chunk.len(), PATIENCE).await?;
                 }
                 self.buffer.extend_from_slice(&chunk);
             }
@@ -132,6 +154,7 @@ where
                     self.searched = self.buffer.len();
                     if self.searched > self.most_bytes + 1 {
                         self.skipping = true;
+                        drop(self.held.split(self.buffer.len()));
                         self.buffer.clear();
                         self.searched = 0;
                     }
@@ -180,15 +203,23 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
+    use crate::edge::{Holder, Pot};
 
     async fn lines_of(chunks: Vec<Result<&'static str, Error>>, most: usize) -> Vec<String> {
         let chunks = stream::iter(chunks.into_iter().map(|chunk| chunk.map(Bytes::from)));
-        let mut lines = Lines::new(chunks, most, BodyBudget::new(1 << 20));
+        let pot = Pot::of_bytes(1 << 20);
+        let held = pot.take(Holder::Store(1), 0).expect("nothing");
+        let mut lines = Lines::new(chunks, most, held);
         let mut found = Vec::new();
         loop {
             match lines.take(2, 1_000).await {
-                Ok(slice) if slice.is_empty() => return found,
-                Ok(slice) => found.extend(slice.into_iter().map(|line| match line {
+                Ok(taken) if taken.lines.is_empty() => {
+                    drop(taken);
+                    drop(lines);
+                    assert_eq!(pot.free(), 1 << 20, "all of it came back");
+                    return found;
+                }
+                Ok(taken) => found.extend(taken.lines.into_iter().map(|line| match line {
                     Line::Text(text) => String::from_utf8_lossy(&text).into_owned(),
                     Line::TooLong => "<too long>".to_owned(),
                 })),

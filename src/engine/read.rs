@@ -50,44 +50,6 @@ pub async fn one<R: Resource>(
     Ok((record, extra))
 }
 
-/// What a list is narrowed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// Everything.
-    All,
-    /// The record with this id.
-    Id(Uuid),
-    /// Records of the customer with this id.
-    Customer(Uuid),
-    /// The record with this id, if it is one of that customer.
-    Both {
-        /// The record.
-        id: Uuid,
-        /// The customer.
-        customer_id: Uuid,
-    },
-}
-
-impl Filter {
-    /// The id, if that is the filter.
-    #[must_use]
-    pub fn id(self) -> Option<Uuid> {
-        match self {
-            Self::Id(id) | Self::Both { id, .. } => Some(id),
-            Self::All | Self::Customer(_) => None,
-        }
-    }
-
-    /// The customer's id, if that is the filter.
-    #[must_use]
-    pub fn customer_id(self) -> Option<Uuid> {
-        match self {
-            Self::Customer(customer_id) | Self::Both { customer_id, .. } => Some(customer_id),
-            Self::All | Self::Id(_) => None,
-        }
-    }
-}
-
 /// Which page of a list is wanted.
 pub struct Wanted {
     /// Whose records.
@@ -96,8 +58,22 @@ pub struct Wanted {
     pub after: Uuid,
     /// At most so many.
     pub limit: u32,
-    /// Narrowed to what.
-    pub filter: Filter,
+    /// Of the customer with this id alone.
+    pub customer_id: Option<Uuid>,
+}
+
+impl Wanted {
+    /// The same, narrowed to the record with this id: a look-up by the key that pages are read by,
+    /// however many records there are.
+    #[must_use]
+    pub fn only(self, id: Uuid) -> Self {
+        let before = Uuid::from_u128(id.as_u128().saturating_sub(1));
+        Self {
+            after: self.after.max(before),
+            limit: 1,
+            ..self
+        }
+    }
 }
 
 /// A record, with what its answer shows besides.

@@ -16,9 +16,8 @@ use super::runs::{self, Begun, Run};
 use super::save::{self, Saved};
 use super::{Exports, deliveries, log};
 use crate::auth::StoreAccess;
-use crate::edge::media_type;
-use crate::engine::consumers;
-use crate::engine::failure::{Failure, of_read};
+use crate::edge::{Holder, media_type};
+use crate::engine::failure::of_read;
 use crate::engine::http::{
     Listed, Query, RECORD_BYTES, STORE, Service, after, guarded, json, location, read_json,
     segment_from_end, upserted,
@@ -76,7 +75,7 @@ async fn named(
             .await
             .map_err(of_read)?
     };
-    service.run(work).await
+    service.run(Holder::Store(store_id), work).await
 }
 
 async fn post_one(
@@ -94,8 +93,6 @@ async fn post_one(
     judged.map_err(|refused| Error::Invalid(Faults::at("url", refused.to_string())))?;
     let store_id = store.store_id;
     let work = move |state: State| async move {
-        let prepared = consumers::prepare(&state, store_id).await;
-        prepared.map_err(Failure::into_error)?;
         let mut transaction = Transaction::begin(&state.pool).await.map_err(of_read)?;
         let connection = transaction.connection();
         let saved = save::save(&state, connection, store_id, &wanted).await;
@@ -105,7 +102,7 @@ async fn post_one(
         export,
         outcome,
         woken,
-    } = service.run(work).await?;
+    } = service.run(Holder::Store(store_id), work).await?;
     if woken {
         exports.hints.give(store_id, export.id);
     }
@@ -139,7 +136,7 @@ async fn delete_one(
         let deleted = save::delete(connection, store_id, &external_id, now).await;
         transaction.conclude(deleted).await
     };
-    service.run(work).await?;
+    service.run(Holder::Store(store_id), work).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -188,7 +185,7 @@ async fn list(
         let found = definitions::find(&state.pool, store_id, which).await;
         found.map_err(of_read)
     };
-    let found = service.run(work).await?;
+    let found = service.run(Holder::Store(store_id), work).await?;
     let found: Vec<Export> = found.into_iter().map(Stored::into_answer).collect();
     let page = Listed::of(found, asked.limit, &asked.list, |export| export.id);
     json(StatusCode::OK, &page)
@@ -215,7 +212,7 @@ async fn begin_run(
         let begun = runs::begin(&state, transaction.connection(), &export).await;
         transaction.conclude(begun).await
     };
-    match service.run(work).await? {
+    match service.run(store.holder(), work).await? {
         Begun::Running(run) => json(StatusCode::OK, &run),
         Begun::New(run) => {
             exports.hints.give(store.store_id, id);
@@ -240,7 +237,7 @@ async fn retry_run(
         let begun = runs::retry(&state, transaction.connection(), &export, run_id).await;
         transaction.conclude(begun).await
     };
-    let run = service.run(work).await?;
+    let run = service.run(store.holder(), work).await?;
     exports.hints.give(store.store_id, id);
     accepted(store.store_id, &external_id, &run)
 }
@@ -258,7 +255,11 @@ fn accepted(store_id: i64, external_id: &str, run: &Run) -> Result<Response, Err
 async fn read_nothing(service: &Service, request: Request) -> Result<(), Error> {
     let (parts, body) = request.into_parts();
     let typed = media_type(&parts.headers, JSON, "application/json");
-    let body = service.read_whole(&parts.headers, body, RECORD_BYTES).await;
+    let store = parts.extensions.get::<StoreAccess>();
+    let holder = store.map_or(Holder::Nobody, StoreAccess::holder);
+    let body = service
+        .read_whole(holder, &parts.headers, body, RECORD_BYTES)
+        .await;
     if matches!(body, Err(Error::BodyTooLarge { .. })) && typed.is_err() {
         // That it is of the wrong type comes first.
         return typed.map(|_| ());
@@ -289,7 +290,7 @@ async fn list_runs(
         let found = runs::find(&state.pool, export.store_id, export.id, which).await;
         found.map_err(of_read)
     };
-    let found = service.run(work).await?;
+    let found = service.run(store.holder(), work).await?;
     let page = Listed::of(found, asked.limit, &asked.list, |run| run.run_id);
     json(StatusCode::OK, &page)
 }
@@ -314,7 +315,7 @@ async fn run_of(service: &Service, export: &Stored, run_id: Uuid) -> Result<Run,
             .await
             .map_err(of_read)?
     };
-    service.run(work).await
+    service.run(Holder::Store(store_id), work).await
 }
 
 /// One of these words in a query.
@@ -357,7 +358,7 @@ async fn list_results(
             .map_err(of_read)?;
         Ok(found)
     };
-    let Page { rows, next_after } = service.run(work).await?;
+    let Page { rows, next_after } = service.run(Holder::Store(store_id), work).await?;
     json(
         StatusCode::OK,
         &Listed::until(rows, next_after, &asked.list),
@@ -386,7 +387,7 @@ async fn list_log(
             .map_err(of_read)?;
         Ok(found)
     };
-    let Page { rows, next_after } = service.run(work).await?;
+    let Page { rows, next_after } = service.run(store.holder(), work).await?;
     json(
         StatusCode::OK,
         &Listed::until(rows, next_after, &asked.list),
@@ -409,7 +410,7 @@ async fn forget_one(
         let forgotten = log::forget_key(&state.pool, export.store_id, export.id, &key).await;
         forgotten.map_err(of_read)
     };
-    if service.run(work).await? {
+    if service.run(store.holder(), work).await? {
         Ok(StatusCode::NO_CONTENT.into_response())
     } else {
         Err(Error::NotFound)
@@ -434,7 +435,7 @@ async fn forget_many(
             .await
             .map_err(of_read)
     };
-    service.run(work).await?;
+    service.run(store.holder(), work).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -461,7 +462,7 @@ async fn list_deliveries(
             .map_err(of_read)?;
         Ok(found)
     };
-    let Page { rows, next_after } = service.run(work).await?;
+    let Page { rows, next_after } = service.run(Holder::Store(store_id), work).await?;
     json(
         StatusCode::OK,
         &Listed::until(rows, next_after, &asked.list),

@@ -25,7 +25,7 @@ use super::send::{self, Keyed, Send};
 use super::templates::{self, NewTemplate, TemplateInput, Upserted};
 use super::{Messaging, inbound};
 use crate::auth::StoreAccess;
-use crate::edge::{RequestId, WholeBody, media_type};
+use crate::edge::{Holder, RequestId, WholeBody, media_type};
 use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::{
     self as engine_http, Listed, Query, RECORD_BYTES, STORE, Service, after, guarded,
@@ -127,7 +127,9 @@ async fn admitted(
         Err(error) => return error.into_response(),
     };
     let limit = service.limiter.check(store.store_id);
-    let admitted = limit.admit().and_then(|()| service.gate.check());
+    let admitted = limit
+        .admit()
+        .and_then(|()| service.gate.check(store.holder()));
     let result = match admitted {
         Ok(()) => work(store).await,
         Err(error) => Err(error),
@@ -189,7 +191,12 @@ async fn send(
     let caller = engine_http::caller(&service, &parts.headers).await?;
     media_type(&parts.headers, JSON, "application/json")?;
     let body = service
-        .read_whole(&parts.headers, body, RECORD_BYTES)
+        .read_whole(
+            Holder::Team(caller.team_id),
+            &parts.headers,
+            body,
+            RECORD_BYTES,
+        )
         .await?;
     Query::read(parts.uri.query(), &[])?;
     let key = Key::of(&parts.headers)?;
@@ -258,7 +265,7 @@ async fn list_templates(
                 .await
                 .map_err(of_read)
         };
-        json(StatusCode::OK, &service.run(work).await?)
+        json(StatusCode::OK, &service.run(store.holder(), work).await?)
     };
     Ok(admitted(&service, target.access, work).await)
 }
@@ -279,7 +286,7 @@ async fn list_messages(
                 .await
                 .map_err(of_read)
         };
-        let found = service.run(work).await?;
+        let found = service.run(Holder::Store(store_id), work).await?;
         let page = Listed::of(found, limit, &list, |message: &Message| message.message_id);
         json(StatusCode::OK, &page)
     };
@@ -304,7 +311,7 @@ async fn one_message(Given(service): Given<Service>, request: Request) -> Result
             let found = messages::one(&state.pool, store.store_id, id).await;
             found.map_err(of_read)?.ok_or(Error::NotFound)
         };
-        json(StatusCode::OK, &service.run(work).await?)
+        json(StatusCode::OK, &service.run(store.holder(), work).await?)
     };
     Ok(admitted(&service, target.access, work).await)
 }
@@ -373,7 +380,7 @@ async fn me(Given(service): Given<Service>, request: Request) -> Result<Response
     let (parts, _) = request.into_parts();
     let caller = engine_http::caller(&service, &parts.headers).await?;
     Query::read(parts.uri.query(), &[])?;
-    service.gate.check()?;
+    service.gate.check(Holder::Team(caller.team_id))?;
     let work = move |state: State| async move {
         let pool = &state.pool;
         let team = tenancy::find_team(pool, caller.team_id).await?;
@@ -385,7 +392,7 @@ async fn me(Given(service): Given<Service>, request: Request) -> Result<Response
         Ok::<_, sqlx::Error>((team, name, stores))
     };
     let work = move |state: State| async move { work(state).await.map_err(of_read) };
-    let (team, name, stores) = service.run(work).await?;
+    let (team, name, stores) = service.run(Holder::Team(caller.team_id), work).await?;
     let team = team.ok_or(Error::Unauthorized)?;
     let config = &service.state.config;
     let me = Me {
@@ -431,7 +438,7 @@ async fn list_keys(Given(service): Given<Service>, request: Request) -> Result<R
                 .await
                 .map_err(of_read)
         };
-        let found = service.run(work).await?;
+        let found = service.run(Holder::Store(store_id), work).await?;
         json(
             StatusCode::OK,
             &Listed::of(found, limit, &list, |entry| entry.id),
@@ -461,7 +468,7 @@ async fn one_key(Given(service): Given<Service>, request: Request) -> Result<Res
             let found = idempotency::one(&state.pool, &name, times).await;
             found.map_err(of_read)?.ok_or(Error::NotFound)
         };
-        json(StatusCode::OK, &service.run(work).await?)
+        json(StatusCode::OK, &service.run(store.holder(), work).await?)
     };
     Ok(admitted(&service, target.access, work).await)
 }
@@ -479,7 +486,9 @@ async fn forget_key(
             return Err(Error::IdempotencyKeyInUse);
         }
         service
-            .run(|state: State| async move { forget(&state, &name).await })
+            .run(store.holder(), |state: State| async move {
+                forget(&state, &name).await
+            })
             .await?;
         Ok(StatusCode::NO_CONTENT.into_response())
     };
@@ -520,7 +529,7 @@ async fn post_template(
     drop(body);
     let work =
         move |state: State| async move { upsert_template(&state, store.store_id, input).await };
-    let (template, upserted) = service.run(work).await?;
+    let (template, upserted) = service.run(store.holder(), work).await?;
     let (status, outcome) = match upserted {
         Upserted::Created => (StatusCode::CREATED, "created"),
         Upserted::Updated => (StatusCode::OK, "updated"),
@@ -582,6 +591,6 @@ async fn sandbox_inbound(
     let work = move |state: State| async move {
         inbound::from_sandbox(&state, store.store_id, &input).await
     };
-    service.run(work).await?;
+    service.run(store.holder(), work).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

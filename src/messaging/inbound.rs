@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Request, State as Given};
@@ -29,7 +30,7 @@ use super::providers::whatsapp::{detail, read_reference, without_nul};
 use super::status::{Status, Step};
 use crate::config::Secret;
 use crate::database::Connection;
-use crate::edge;
+use crate::edge::{self, Holder};
 use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::{Service, json as answer_json};
 use crate::engine::transaction::Transaction;
@@ -40,6 +41,8 @@ use crate::values::{JsonError, Phone, parse};
 
 /// Items of the provider's events, in the outbox.
 pub const KIND: &str = "inbound";
+/// How long the body of an event may take to arrive.
+const EVENT_TIME: Duration = Duration::from_secs(10);
 /// Bytes of an event; Meta sends at most 3 MB.
 const MOST_EVENT_BYTES: usize = 4 * 1_024 * 1_024;
 const SIGNATURE: &str = "x-hub-signature-256";
@@ -97,14 +100,15 @@ pub async fn receive(
     let (Some(secret), Some(tag)) = (secret, signature(&parts.headers)) else {
         return Err(refused());
     };
-    service.gate.check()?;
+    service.gate.check(Holder::Nobody)?;
     if parts.headers.contains_key(header::CONTENT_ENCODING) {
         // The signature is of the bytes as they were sent.
         return Err(Error::UnsupportedContentEncoding);
     }
-    // A budget of its own: whoever fills it takes none from the API.
-    let (budget, limits) = (&messaging.event_budget, &service.limits);
-    let body = edge::read_whole(body, &parts.headers, MOST_EVENT_BYTES, budget, limits).await?;
+    // A pot of its own: whoever fills it takes nothing from the API. Whose body it is, nobody knows
+    // before it is there; so it has to be there soon.
+    let held = messaging.event_bodies.take(Holder::Nobody, 0)?;
+    let body = edge::read_whole(body, &parts.headers, MOST_EVENT_BYTES, held, EVENT_TIME).await?;
     if !is_signed(secret, &tag, &body) {
         return Err(refused());
     }
@@ -121,7 +125,7 @@ pub async fn receive(
     let items = take_apart(&event);
     if !items.is_empty() {
         let work = move |state: State| async move { keep(&state, items).await };
-        for (store_id, id) in service.run(work).await? {
+        for (store_id, id) in service.run(Holder::Nobody, work).await? {
             messaging.hints.give(store_id, id);
         }
     }

@@ -29,7 +29,7 @@ pub mod inbound;
 mod pace;
 pub mod providers;
 
-use crate::edge::BodyBudget;
+use crate::edge::Pot;
 use crate::outbox::{Handler, Hints};
 use crate::state::State;
 
@@ -44,11 +44,11 @@ pub struct Messaging {
     /// Where this process's worker is told of new work.
     pub hints: Hints,
     /// All bodies of the provider's events in memory.
-    pub event_budget: BodyBudget,
+    pub event_bodies: Pot,
 }
 
 /// Bytes of the provider's events in memory.
-const EVENT_BYTES: u32 = 16 * 1_024 * 1_024;
+const EVENT_BYTES: usize = 16 * 1_024 * 1_024;
 
 impl Messaging {
     /// Messaging of a process, whose worker takes hints there.
@@ -58,7 +58,7 @@ impl Messaging {
         Self {
             in_use: InUse::default(),
             hints,
-            event_budget: BodyBudget::new(EVENT_BYTES),
+            event_bodies: Pot::of_bytes(EVENT_BYTES),
         }
     }
 }

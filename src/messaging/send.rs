@@ -22,7 +22,7 @@ use super::status::Status;
 use super::templates;
 use super::variables;
 use crate::database::Connection;
-use crate::edge::RequestId;
+use crate::edge::{Holder, RequestId};
 use crate::engine::failure::{Failure, of_read};
 use crate::engine::http::Service;
 use crate::engine::transaction::Transaction;
@@ -111,7 +111,7 @@ pub async fn accept(
     let (mut attempts, mut commit_lost) = (0, false);
     loop {
         let work = attempt_of(Arc::clone(&send), message_id, turn.clone());
-        let attempt = service.run(work).await;
+        let attempt = service.run(Holder::Store(store_id), work).await;
         match attempt {
             Ok(Attempt::Answered(answer, times, queued)) => {
                 if let Some(id) = queued {
@@ -133,7 +133,7 @@ pub async fn accept(
             Err(error) if commit_lost => return Err(unknown(error)),
             Err(Error::Internal(cause)) if replays_faults && send.keyed.is_some() => {
                 let work = save_fault(Arc::clone(&send), Error::Internal(cause), turn.clone());
-                let (answer, times) = service.run(work).await?;
+                let (answer, times) = service.run(Holder::Store(store_id), work).await?;
                 return answer.into_response(times);
             }
             Err(error) => return Err(error),

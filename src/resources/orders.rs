@@ -326,14 +326,13 @@ impl Resource for Order {
         limit: i64,
         companions: &mut EmbeddedCustomers,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let (store_id, filter) = (wanted.store_id, wanted.filter);
+        let store_id = wanted.store_id;
         let range = (wanted.after, limit);
-        let external_ids = match filter.customer_id() {
+        let external_ids = match wanted.customer_id {
             Some(customer_id) => {
-                page_of_customer(&mut *connection, store_id, customer_id, filter.id(), range)
-                    .await?
+                page_of_customer(&mut *connection, store_id, customer_id, range).await?
             }
-            None => page(&mut *connection, store_id, filter.id(), range).await?,
+            None => page(&mut *connection, store_id, range).await?,
         };
         let keys: Vec<&str> = external_ids.iter().map(String::as_str).collect();
         let store_ids = vec![store_id; keys.len()];
@@ -492,7 +491,6 @@ async fn lock(
 async fn page(
     connection: &mut Connection,
     store_id: i64,
-    id: Option<Uuid>,
     (after, limit): (Uuid, i64),
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
@@ -500,12 +498,10 @@ async fn page(
         from orders
         where store_id = $1
             and id > $2
-            and ($3::uuid is null or id = $3)
         order by id
-        limit $4",
+        limit $3",
         store_id,
         after,
-        id,
         limit,
     )
     .fetch_all(connection)
@@ -516,7 +512,6 @@ async fn page_of_customer(
     connection: &mut Connection,
     store_id: i64,
     customer_id: Uuid,
-    id: Option<Uuid>,
     (after, limit): (Uuid, i64),
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
@@ -525,13 +520,11 @@ async fn page_of_customer(
         where store_id = $1
             and customer_id = $2
             and id > $3
-            and ($4::uuid is null or id = $4)
         order by id
-        limit $5",
+        limit $4",
         store_id,
         customer_id,
         after,
-        id,
         limit,
     )
     .fetch_all(connection)

@@ -246,12 +246,10 @@ impl Resource for Shipment {
             from shipments
             where store_id = $1
                 and id > $2
-                and ($3::uuid is null or id = $3)
             order by id
-            limit $4",
+            limit $3",
             wanted.store_id,
             wanted.after,
-            wanted.filter.id(),
             limit,
         )
         .fetch_all(&mut *connection)

@@ -1,6 +1,7 @@
 //! The OpenAPI document: committed, complete, and true.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::path::Path;
 
 use http::Method;
@@ -34,6 +35,43 @@ async fn both_forms_of_the_document_are_served() {
         .await
         .expect(200);
     assert_eq!(json.json(), openapi::document());
+    // It must show what was sent, not what it is when it is unpacked.
+    let client = reqwest::Client::builder().no_gzip().build();
+    let client = client.expect("a client");
+    for path in ["/openapi.yaml", "/openapi.json"] {
+        let get = |headers: &'static [(&'static str, &'static str)]| {
+            let (client, url) = (client.clone(), format!("{}{path}", app.base));
+            async move {
+                let request = headers
+                    .iter()
+                    .fold(client.get(url), |request, (name, value)| {
+                        request.header(*name, *value)
+                    });
+                request.send().await.expect("it answers")
+            }
+        };
+        let plain = get(&[("accept-encoding", "identity")]).await;
+        let etag = plain.headers()["etag"].clone();
+        assert_eq!(plain.headers()["vary"], "accept-encoding");
+        let plain = plain.bytes().await.expect("bytes");
+        let packed = get(&[("accept-encoding", "br, gzip")]).await;
+        assert_eq!(packed.headers()["content-encoding"], "gzip");
+        assert_ne!(packed.headers()["etag"], etag, "another form, another tag");
+        let packed = packed.bytes().await.expect("bytes");
+        assert!(packed.len() * 4 < plain.len());
+        let mut unpacked = Vec::new();
+        flate2::read::GzDecoder::new(&*packed)
+            .read_to_end(&mut unpacked)
+            .expect("gzip");
+        assert!(plain == unpacked, "{path}");
+        for (known, status) in [(etag.to_str().expect("text"), 304), ("\"other\"", 200)] {
+            let url = format!("{}{path}", app.base);
+            let known = format!("\"another\", W/{known}");
+            let asked = client.get(url).header("if-none-match", known);
+            let answer = asked.send().await.expect("it answers");
+            assert_eq!(answer.status(), status, "{path}");
+        }
+    }
     let docs = app.send(Method::GET, "/docs/", &[], "").await.expect(200);
     assert!(docs.text.contains("<html"), "{}", docs.text);
     app.stop().await;

@@ -60,6 +60,11 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
         "keys and stores are looked up by tenancy's statements",
     ),
     (
+        "auth",
+        "edge",
+        "the requests of a store take memory on its account",
+    ),
+    (
         "engine",
         "erasure",
         "the erasers that modules register are handed on to the deletion",

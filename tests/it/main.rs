@@ -10,6 +10,7 @@ mod documents;
 mod exports;
 mod feed;
 mod hang_ups;
+mod held_memory;
 mod idempotency;
 mod identity;
 mod lanes;

@@ -5,6 +5,7 @@
 use std::error::Error as StdError;
 use std::io;
 use std::ops::Deref;
+use std::time::Duration;
 
 use async_compression::tokio::bufread::GzipDecoder;
 use axum::body::{Body, HttpBody};
@@ -14,17 +15,24 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::arriving::Cut;
-use super::budget::{BodyBudget, BudgetPermit};
-use crate::edge::limits::Limits;
+use crate::edge::pot::Portion;
 use crate::error::Error;
 
 /// The smallest piece by which a body's memory grows, in bytes.
 const STEP_BYTES: usize = 16 * 1024;
 
-/// A body in memory, counted in the budget until it is dropped.
+/// A body in memory, which counts until it is dropped.
 pub struct WholeBody {
     bytes: Vec<u8>,
-    _held: BudgetPermit,
+    held: Portion,
+}
+
+impl WholeBody {
+    /// What it takes, for what is made of it.
+    #[must_use]
+    pub fn into_held(self) -> Portion {
+        self.held
+    }
 }
 
 impl Deref for WholeBody {
@@ -35,17 +43,18 @@ impl Deref for WholeBody {
     }
 }
 
-/// Reads a body of at most `limit_bytes`, counted after decoding.
+/// Reads a body of at most `limit_bytes`, counted after decoding, on the account of a portion that is
+/// empty so far.
 ///
 /// # Errors
-/// `UnsupportedContentEncoding`, `BodyTooLarge`, `Overloaded` when the budget is used up,
+/// `UnsupportedContentEncoding`, `BodyTooLarge`, `Overloaded` when too much is held already,
 /// `RequestTimeout`, `BodyUnreadable`.
 pub async fn read_whole(
     body: Body,
     headers: &HeaderMap,
     limit_bytes: usize,
-    budget: &BodyBudget,
-    limits: &Limits,
+    held: Portion,
+    within: Duration,
 ) -> Result<WholeBody, Error> {
     let encoding = Encoding::of(headers)?;
     let sent_bytes = body.size_hint();
@@ -58,15 +67,15 @@ pub async fn read_whole(
     if known_bytes.is_some_and(|known| known > limit_bytes) {
         return Err(Error::BodyTooLarge { limit_bytes });
     }
-    let mut buffer = Buffer::new(limit_bytes, known_bytes, budget)?;
+    let mut buffer = Buffer::new(limit_bytes, known_bytes, held);
     let collect = async {
         let mut chunks = decoded(body, encoding).into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            buffer.append(&chunk.map_err(fault)?, budget)?;
+            buffer.append(&chunk.map_err(fault)?)?;
         }
         Ok(buffer.finish())
     };
-    let collected = tokio::time::timeout(limits.body_total_timeout, collect).await;
+    let collected = tokio::time::timeout(within, collect).await;
     collected.unwrap_or(Err(Error::RequestTimeout))
 }
 
@@ -134,24 +143,23 @@ fn fault(error: axum::Error) -> Error {
 /// nothing.
 struct Buffer {
     bytes: Vec<u8>,
-    held: BudgetPermit,
+    held: Portion,
     limit_bytes: usize,
     /// What the body can have at most: its announced length, or the limit.
     most_bytes: usize,
 }
 
 impl Buffer {
-    fn new(limit_bytes: usize, known: Option<usize>, budget: &BodyBudget) -> Result<Self, Error> {
-        let most_bytes = known.unwrap_or(limit_bytes);
-        Ok(Self {
+    fn new(limit_bytes: usize, known: Option<usize>, held: Portion) -> Self {
+        Self {
             bytes: Vec::new(),
-            held: budget.acquire(0)?,
+            held,
             limit_bytes,
-            most_bytes,
-        })
+            most_bytes: known.unwrap_or(limit_bytes),
+        }
     }
 
-    fn append(&mut self, chunk: &[u8], budget: &BodyBudget) -> Result<(), Error> {
+    fn append(&mut self, chunk: &[u8]) -> Result<(), Error> {
         let needed = self.bytes.len() + chunk.len();
         if needed > self.limit_bytes {
             return Err(Error::BodyTooLarge {
@@ -162,7 +170,7 @@ impl Buffer {
         if needed > has {
             // Doubled, so that each byte is moved once on average.
             let grown = (2 * has).max(STEP_BYTES).min(self.most_bytes).max(needed);
-            self.held.merge(budget.acquire(grown - has)?);
+            self.held.grow(grown - has)?;
             self.bytes.reserve_exact(grown - self.bytes.len());
         }
         self.bytes.extend_from_slice(chunk);
@@ -172,7 +180,7 @@ impl Buffer {
     fn finish(self) -> WholeBody {
         WholeBody {
             bytes: self.bytes,
-            _held: self.held,
+            held: self.held,
         }
     }
 }

@@ -13,20 +13,22 @@ use flate2::write::GzEncoder;
 use futures_util::StreamExt;
 
 use super::{Limits, SHORT, Server};
-use crate::edge::{BodyBudget, read_whole, stream};
+use crate::edge::{Holder, Pot, read_whole, stream};
 use crate::error::Error;
 
 const MIB: usize = 1024 * 1024;
 
 /// Routes that answer with the decoded length, and one that reads nothing.
-fn routes(limits: &Limits, budget: &BodyBudget) -> Router {
-    let (limits, budget) = (Arc::new(limits.clone()), budget.clone());
+fn routes(limits: &Limits, pot: &Pot) -> Router {
+    let (limits, pot) = (Arc::new(limits.clone()), pot.clone());
     Router::new()
         .route(
             "/read",
             post(async move |request: Request| -> Result<Response, Error> {
                 let (parts, body) = request.into_parts();
-                let body = read_whole(body, &parts.headers, MIB, &budget, &limits).await?;
+                let held = pot.take(Holder::Nobody, 0)?;
+                let within = limits.body_total_timeout;
+                let body = read_whole(body, &parts.headers, MIB, held, within).await?;
                 Ok(body.len().to_string().into_response())
             }),
         )
@@ -48,7 +50,7 @@ fn routes(limits: &Limits, budget: &BodyBudget) -> Router {
 }
 
 async fn server(limits: Limits) -> Server {
-    Server::start(routes(&limits, &BodyBudget::default()), limits).await
+    Server::start(routes(&limits, &Pot::of_bytes(64 * MIB)), limits).await
 }
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -284,11 +286,11 @@ async fn a_client_that_asks_first_is_not_made_to_send() {
 }
 
 #[tokio::test]
-async fn bodies_share_a_budget_that_comes_back() {
+async fn bodies_share_memory_that_comes_back() {
     let limits = Limits::default();
-    let budget = BodyBudget::new(200_000);
-    let server = Server::start(routes(&limits, &budget), limits).await;
-    let held = budget.acquire(150_000).expect("free");
+    let pot = Pot::of_bytes(200_000);
+    let server = Server::start(routes(&limits, &pot), limits).await;
+    let held = pot.take(Holder::Nobody, 150_000).expect("free");
     let refused = server.post("/read", "", &[b'x'; 100_000]).await;
     assert_eq!(
         (refused.status(), refused.code().as_str()),
@@ -304,10 +306,10 @@ async fn bodies_share_a_budget_that_comes_back() {
         "100000"
     );
     for _ in 0..1000 {
-        if budget.free_bytes() == 200_000 {
+        if pot.free() == 200_000 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("{} bytes free of 200000", budget.free_bytes());
+    panic!("{} bytes free of 200000", pot.free());
 }

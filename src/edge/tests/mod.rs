@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Limits, serve, wrap};
+use super::{Limits, Pot, serve, wrap};
 use crate::clock::Clock;
 
 /// Longer than anything here may take on a busy machine.
@@ -37,7 +37,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let shutdown = CancellationToken::new();
-        let router = wrap(router, Clock::system());
+        let router = wrap(router, Clock::system(), Pot::of_bytes(1 << 20));
         let task = tokio::spawn(serve(listener, router, limits, shutdown.clone()));
         Self {
             address,

@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::ServiceExt;
 
 use crate::clock::Clock;
-use crate::edge::wrap;
+use crate::edge::{Pot, wrap};
 use crate::error::Error;
 
 fn routes() -> Router {
@@ -48,7 +48,7 @@ fn logged(requests: &[(&str, &str)]) -> String {
             .enable_all()
             .build();
         runtime.expect("a runtime").block_on(async {
-            let router = wrap(routes(), Clock::system());
+            let router = wrap(routes(), Clock::system(), Pot::of_bytes(1 << 20));
             for (method, target) in requests {
                 let request = Request::builder().method(*method).uri(*target);
                 let request = request.header("x-request-id", "id-7").body(Body::empty());

@@ -44,7 +44,9 @@ pub async fn delete(
     if !keys.is_empty() {
         let erasers = Arc::clone(&service.erasers);
         service
-            .run(|state: State| async move { erase(&state, &keys, &erasers).await })
+            .run(store.holder(), |state: State| async move {
+                erase(&state, &keys, &erasers).await
+            })
             .await?;
     }
     Ok(StatusCode::NO_CONTENT)

@@ -18,7 +18,7 @@ use crate::auth::StoreAccess;
 use crate::database::Connection;
 use crate::engine::events::Event;
 use crate::engine::group_commit::LaneKey;
-use crate::engine::read::{Filter, Wanted};
+use crate::engine::read::Wanted;
 use crate::engine::record::{Record, RowWrite, Stamps};
 use crate::engine::{Alone, Locks, PersonAt, Resource, failure};
 use crate::error::Error;
@@ -271,7 +271,7 @@ impl Resource for Customer {
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         let (store_id, after) = (wanted.store_id, wanted.after);
         loop {
-            let ids = page_of_ids(&mut *connection, store_id, after, limit, wanted.filter).await?;
+            let ids = page_of_ids(&mut *connection, store_id, after, limit).await?;
             let keys: Vec<_> = ids.iter().map(|id| (store_id, Identity::Id(*id))).collect();
             let mut records = identity::load(&mut *connection, &keys, Locks::None).await?;
             records.retain(|record| !record.content.erased);
@@ -303,7 +303,7 @@ impl Resource for Customer {
         after: Uuid,
         limit: i64,
     ) -> sqlx::Result<Vec<Uuid>> {
-        page_of_ids(connection, store_id, after, limit, Filter::All).await
+        page_of_ids(connection, store_id, after, limit).await
     }
 
     async fn count(connection: &mut Connection, store_id: i64, most: i64) -> sqlx::Result<i64> {
@@ -399,20 +399,17 @@ async fn page_of_ids(
     store_id: i64,
     after: Uuid,
     limit: i64,
-    filter: Filter,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
         "select id
         from customers
         where store_id = $1
             and id > $2
-            and ($3::uuid is null or id = $3)
             and erased_at is null
         order by id
-        limit $4",
+        limit $3",
         store_id,
         after,
-        filter.id(),
         limit,
     )
     .fetch_all(connection)
