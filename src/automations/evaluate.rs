@@ -84,7 +84,7 @@ async fn judge<'r>(
 
 /// Whether an automation looks at a change at all.
 fn follows(rule: &Rule, event: &Seen) -> bool {
-    rule.trigger.resource() == Some(event.resource.as_str()) && rule.from_position < event.position
+    rule.trigger.resource() == Some(event.resource.as_str()) && rule.from.is_before(event)
 }
 
 /// Whether an automation asks for a change that left the record like this.

@@ -14,7 +14,7 @@ use super::input::{
 };
 use super::sources::Sources;
 use crate::database::Connection;
-use crate::engine::consumers;
+use crate::engine::consumers::{self, Boundary};
 use crate::engine::write::Outcome;
 use crate::error::Error;
 use crate::messaging::{channels, templates, variables};
@@ -49,8 +49,8 @@ pub struct Rule {
     pub template_id: i64,
     /// Where the values of its variables come from.
     pub variables: Sources,
-    /// Events up to here were there when it was saved or activated.
-    pub from_position: i64,
+    /// Behind which events it looks: what came before was there when it was saved or activated.
+    pub from: Boundary,
     /// When it was first saved.
     pub created_at: DateTime<Utc>,
     /// When it last changed.
@@ -218,12 +218,13 @@ pub async fn upsert(
         return Ok(Err(Error::Invalid(faults)));
     }
     if rule.trigger.resource().is_some() {
-        let position = consumers::follow(connection, store_id, CONSUMER).await?;
+        let now = state.clock.now();
+        let boundary = consumers::follow(connection, store_id, CONSUMER, now).await?;
         let goes_on = stored.as_ref().is_some_and(|stored| {
             stored.trigger == rule.trigger && (rule.paused || !stored.paused)
         });
         if !goes_on {
-            rule.from_position = position;
+            rule.from = boundary;
         }
     }
     match &stored {
@@ -265,7 +266,7 @@ fn rule(state: &State, input: AutomationInput, stored: Option<&Rule>) -> Rule {
         reentry: input.reentry,
         template_id: input.action.send_template.template_id,
         variables: input.action.send_template.variables.unwrap_or_default(),
-        from_position: stored.map_or(0, |stored| stored.from_position),
+        from: stored.map(|stored| stored.from).unwrap_or_default(),
         created_at: stored.map_or(now, |stored| stored.created_at),
         updated_at: now,
     }
@@ -407,9 +408,10 @@ async fn insert(connection: &mut Connection, store_id: i64, rule: &Rule) -> sqlx
     sqlx::query!(
         "insert into automations (
             store_id, id, external_id, name, status, resource, condition, webhook_id, delay_seconds,
-            reentry, cooldown_seconds, template_id, variables, from_position, created_at, updated_at
+            reentry, cooldown_seconds, template_id, variables, from_position, from_time, created_at,
+            updated_at
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         store_id,
         rule.id,
         rule.external_id,
@@ -423,7 +425,8 @@ async fn insert(connection: &mut Connection, store_id: i64, rule: &Rule) -> sqlx
         rule.reentry.cooldown_seconds(),
         rule.template_id,
         Json(&rule.variables) as Json<&Sources>,
-        rule.from_position,
+        rule.from.position,
+        rule.from.time,
         rule.created_at,
         rule.updated_at,
     )
@@ -446,7 +449,8 @@ async fn update(connection: &mut Connection, store_id: i64, rule: &Rule) -> sqlx
             template_id = $11,
             variables = $12,
             from_position = $13,
-            updated_at = $14
+            from_time = $14,
+            updated_at = $15
         where store_id = $1 and id = $2",
         store_id,
         rule.id,
@@ -460,7 +464,8 @@ async fn update(connection: &mut Connection, store_id: i64, rule: &Rule) -> sqlx
         rule.reentry.cooldown_seconds(),
         rule.template_id,
         Json(&rule.variables) as Json<&Sources>,
-        rule.from_position,
+        rule.from.position,
+        rule.from.time,
         rule.updated_at,
     )
     .execute(connection)
@@ -487,6 +492,7 @@ struct Row {
     template_id: i64,
     variables: Json<Sources>,
     from_position: i64,
+    from_time: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -511,7 +517,10 @@ impl From<Row> for Rule {
             reentry: Reentry::from_stored(&row.reentry, row.cooldown_seconds),
             template_id: row.template_id,
             variables: row.variables.0,
-            from_position: row.from_position,
+            from: Boundary {
+                position: row.from_position,
+                time: row.from_time,
+            },
             created_at: row.created_at,
             updated_at: row.updated_at,
         }
@@ -526,7 +535,8 @@ macro_rules! select_rules {
             r#"select
                 id, external_id, name, status, resource, condition as "condition: Json<Condition>",
                 webhook_id, delay_seconds, reentry, cooldown_seconds, template_id,
-                variables as "variables: Json<Sources>", from_position, created_at, updated_at
+                variables as "variables: Json<Sources>", from_position, from_time, created_at,
+                updated_at
             from automations "#
                 + $rest
             $(, $value)*

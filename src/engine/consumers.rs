@@ -79,17 +79,32 @@ pub struct Consumer {
     pub evaluate: for<'c> fn(&'c State, &'c mut Connection, i64, &'c [Seen]) -> Evaluating<'c>,
 }
 
-/// Numbers what waits for it, slice by slice, so that [`follow`] has little left to do.
+/// What divides the events that were there when somebody began to look at them from those that came
+/// later.
 ///
-/// # Errors
-/// What the database made of it.
-pub async fn prepare(state: &State, store_id: i64) -> Result<(), Failure> {
-    while !events::number(state, store_id).await? {}
-    Ok(())
+/// Positions do, where every event that was committed before has one. A backlog without positions is
+/// not numbered for that, since it may be of any length and a request waits: what of it is older than
+/// the moment was there before. That is right for every write that ended before the request began, or
+/// began after it was answered, and one that overlaps may count as either; for the time of an event is
+/// that of its record, taken while it was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Boundary {
+    /// Events up to here were there.
+    pub position: i64,
+    /// Where some had no position: of those behind it, the ones up to this time as well.
+    pub time: Option<DateTime<Utc>>,
 }
 
-/// Begins to follow a store's events, in the caller's transaction; gives the position behind
-/// everything that was committed before. Whoever follows already goes on where they are.
+impl Boundary {
+    /// Whether an event came later.
+    #[must_use]
+    pub fn is_before(self, event: &Seen) -> bool {
+        self.position < event.position && self.time.is_none_or(|time| time < event.created_at)
+    }
+}
+
+/// Begins to follow a store's events, in the caller's transaction; gives what divides those that come
+/// from those that were committed before. Whoever follows already goes on where they are.
 ///
 /// # Errors
 /// When the database fails.
@@ -97,8 +112,13 @@ pub async fn follow(
     connection: &mut Connection,
     store_id: i64,
     consumer: &str,
-) -> sqlx::Result<i64> {
-    let position = events::number_all(connection, store_id).await?;
+    now: DateTime<Utc>,
+) -> sqlx::Result<Boundary> {
+    let (position, is_all) = events::number_some(connection, store_id).await?;
+    let boundary = Boundary {
+        position,
+        time: (!is_all).then_some(now),
+    };
     sqlx::query!(
         "insert into event_consumers (store_id, consumer, position)
         values ($1, $2, $3)
@@ -109,7 +129,7 @@ pub async fn follow(
     )
     .execute(connection)
     .await?;
-    Ok(position)
+    Ok(boundary)
 }
 
 /// Ends it: nobody has to look at the store's events any more.

@@ -448,14 +448,15 @@ async fn number_slice(connection: &mut Connection, store_id: i64) -> sqlx::Resul
     Ok(numbered)
 }
 
-/// Numbers all that is committed, in the caller's transaction, and gives the last position: what is
-/// committed from now on comes behind it.
+/// Numbers what is committed, a slice at the most, in the caller's transaction; gives the last position,
+/// and whether all that is committed stands before it.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn number_all(connection: &mut Connection, store_id: i64) -> sqlx::Result<i64> {
-    while number_slice(&mut *connection, store_id).await? == SLICE {}
-    Ok(lock_feed(connection, store_id).await?.last_position)
+pub async fn number_some(connection: &mut Connection, store_id: i64) -> sqlx::Result<(i64, bool)> {
+    let numbered = number_slice(&mut *connection, store_id).await?;
+    let last = lock_feed(connection, store_id).await?.last_position;
+    Ok((last, numbered < SLICE))
 }
 
 /// Locks a store's feed, making its row if need be.
@@ -483,11 +484,16 @@ pub async fn purge(state: &State, store_id: i64) -> Result<u64, Failure> {
     // An event without position has no reader yet, but it ages all the same.
     while !number(state, store_id).await? {}
     let kept = TimeDelta::days(i64::from(state.config.event_retention_days));
-    let before = state.clock.now() - kept;
+    let now = state.clock.now();
+    let before = now - kept;
     let mut deleted = 0;
-    loop {
+    // Most stores have nothing old most of the time.
+    while oldest_kept(state, store_id)
+        .await?
+        .is_some_and(|oldest| oldest < before || oldest > now)
+    {
         let mut transaction = Transaction::begin(&state.pool).await?;
-        match purge_slice(transaction.connection(), store_id, before).await {
+        match purge_slice(transaction.connection(), store_id, before, now).await {
             Ok(0) => {
                 transaction.rollback().await;
                 return Ok(deleted);
@@ -502,6 +508,34 @@ pub async fn purge(state: &State, store_id: i64) -> Result<u64, Failure> {
             }
         }
     }
+    Ok(deleted)
+}
+
+/// The time of the first event that is kept.
+async fn oldest_kept(state: &State, store_id: i64) -> sqlx::Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar!(
+        "select e.created_at
+        from event_feeds f
+        join events e on e.store_id = f.store_id and e.position > f.purged_through
+        where f.store_id = $1
+        order by e.position
+        limit 1",
+        store_id,
+    )
+    .fetch_optional(&state.pool)
+    .await
+}
+
+/// Which of the oldest events may go: those that are old enough. One that is dated in the future, by a
+/// clock that was wrong, is as old as the next one that is not.
+fn old_enough(
+    oldest: impl Iterator<Item = (i64, DateTime<Utc>)>,
+    before: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Option<i64> {
+    let candidates = oldest.take_while(|(_, at)| *at < before || *at > now);
+    let old = candidates.filter(|(_, at)| *at < before);
+    old.last().map(|(position, _)| position)
 }
 
 /// Deletes the oldest positions as long as they are old enough, at most a slice.
@@ -509,6 +543,7 @@ async fn purge_slice(
     connection: &mut Connection,
     store_id: i64,
     before: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> sqlx::Result<u64> {
     let feed = lock_feed(connection, store_id).await?;
     let oldest = sqlx::query!(
@@ -525,10 +560,11 @@ async fn purge_slice(
     .await?;
     // What somebody has not looked at yet is kept, however old it is.
     let seen = consumers::least_position(&mut *connection, store_id).await?;
-    let old = oldest.iter().take_while(|event| {
-        event.created_at < before && seen.is_none_or(|seen| event.position <= seen)
-    });
-    let Some(through) = old.last().map(|event| event.position) else {
+    let seen = oldest
+        .iter()
+        .map(|event| (event.position, event.created_at))
+        .take_while(|(position, _)| seen.is_none_or(|seen| *position <= seen));
+    let Some(through) = old_enough(seen, before, now) else {
         return Ok(0);
     };
     let deleted = sqlx::query!(
@@ -548,4 +584,26 @@ async fn purge_slice(
     .execute(connection)
     .await?;
     Ok(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_of_the_future_holds_up_nobody_and_what_is_not_old_stays() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
+        let at = |days: i64| now + TimeDelta::days(days);
+        let before = at(-30);
+        let through = |days: &[i64]| {
+            let oldest = (1..).zip(days.iter().map(|days| at(*days)));
+            old_enough(oldest, before, now)
+        };
+        assert_eq!(through(&[-40, -35, -31, -29, -40]), Some(3));
+        assert_eq!(through(&[-40, 400, -35, -10]), Some(3));
+        assert_eq!(through(&[400, 1, -35, 400]), Some(3));
+        assert_eq!(through(&[400, 1, -10, -40]), None);
+        assert_eq!(through(&[-10, -40]), None);
+        assert_eq!(through(&[]), None);
+    }
 }

@@ -79,5 +79,5 @@ fn is_wanted(event: &Seen, export: &Live) -> bool {
             && catalog::ALL
                 .iter()
                 .any(|entry| entry.names_person && is_listed(entry.path));
-    is_resource && concerns && event.position > export.from_position
+    is_resource && concerns && export.from().is_before(event)
 }

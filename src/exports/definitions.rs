@@ -13,6 +13,7 @@ use super::input::{ACTIVE, Idempotency, PAUSED, Settings, Wanted};
 use super::signing::Signer;
 use crate::config::{Secret, SecretKey};
 use crate::database::Connection;
+use crate::engine::consumers::Boundary;
 use crate::error::Error;
 use crate::secrets::{self, SecretError};
 use crate::values::ExternalId;
@@ -99,6 +100,8 @@ pub struct Stored {
     pub retention_days: i32,
     /// Events up to here were there when it became live.
     pub from_position: i64,
+    /// See [`Boundary`].
+    pub from_time: Option<DateTime<Utc>>,
     /// The receiver wants no call before.
     pub held_until: Option<DateTime<Utc>>,
     /// When it was first posted.
@@ -249,7 +252,7 @@ pub async fn find(
             resources as "resources: Json<Vec<String>>", mode, url, method, headers,
             header_names as "header_names: Json<Vec<String>>", signing_secret, idempotency_enabled,
             strategy, idempotency_header, resend_on_change, retention_days, from_position,
-            held_until, created_at, updated_at
+            from_time, held_until, created_at, updated_at
         from exports
         where store_id = $1
             and ($2::uuid is null or id = $2)
@@ -293,6 +296,19 @@ pub struct Live {
     pub resources: Json<Vec<String>>,
     /// Behind which position.
     pub from_position: i64,
+    /// See [`Boundary`].
+    pub from_time: Option<DateTime<Utc>>,
+}
+
+impl Live {
+    /// Behind which events it looks.
+    #[must_use]
+    pub fn from(&self) -> Boundary {
+        Boundary {
+            position: self.from_position,
+            time: self.from_time,
+        }
+    }
 }
 
 /// The live exports of a store, those that pause among them.
@@ -302,7 +318,7 @@ pub struct Live {
 pub async fn live(db: impl PgExecutor<'_>, store_id: i64) -> sqlx::Result<Vec<Live>> {
     sqlx::query_as!(
         Live,
-        r#"select id, resources as "resources: Json<Vec<String>>", from_position
+        r#"select id, resources as "resources: Json<Vec<String>>", from_position, from_time
         from exports
         where store_id = $1 and mode = 'live'"#,
         store_id,

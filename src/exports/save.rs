@@ -9,7 +9,7 @@ use super::input::{ACTIVE, LIVE, Wanted};
 use super::{CONSUMER, KIND, signing};
 use crate::config::Secret;
 use crate::database::Connection;
-use crate::engine::consumers;
+use crate::engine::consumers::{self, Boundary};
 use crate::engine::write::Outcome;
 use crate::error::Error;
 use crate::outbox;
@@ -91,19 +91,19 @@ async fn insert(
         Err(error) => return Ok(Err(error)),
     };
     let settings = &wanted.settings;
-    let from_position = if settings.mode == LIVE {
-        consumers::follow(&mut *connection, store_id, CONSUMER).await?
+    let from = if settings.mode == LIVE {
+        consumers::follow(&mut *connection, store_id, CONSUMER, now).await?
     } else {
-        0
+        Boundary::default()
     };
     sqlx::query!(
         "insert into exports (
             store_id, id, external_id, status, resources, mode, url, method, headers, header_names,
             signing_secret, idempotency_enabled, strategy, idempotency_header, resend_on_change,
-            retention_days, from_position, created_at, updated_at
+            retention_days, from_position, from_time, created_at, updated_at
         )
         values (
-            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18
+            $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $19
         )",
         store_id,
         id,
@@ -121,7 +121,8 @@ async fn insert(
         settings.idempotency.header,
         settings.idempotency.resend_on_change,
         settings.retention_days,
-        from_position,
+        from.position,
+        from.time,
         now,
     )
     .execute(&mut *connection)
@@ -176,10 +177,13 @@ async fn replace(
         Ok(sealed) => sealed,
         Err(error) => return Ok(Err(error)),
     };
-    let from_position = if settings.mode == LIVE && stored.mode != LIVE {
-        consumers::follow(&mut *connection, store_id, CONSUMER).await?
+    let from = if settings.mode == LIVE && stored.mode != LIVE {
+        consumers::follow(&mut *connection, store_id, CONSUMER, now).await?
     } else {
-        stored.from_position
+        Boundary {
+            position: stored.from_position,
+            time: stored.from_time,
+        }
     };
     sqlx::query!(
         "update exports
@@ -199,7 +203,8 @@ async fn replace(
             resend_on_change = $14,
             retention_days = $15,
             from_position = $16,
-            updated_at = $17
+            from_time = $17,
+            updated_at = $18
         where store_id = $1 and id = $2",
         store_id,
         id,
@@ -216,7 +221,8 @@ async fn replace(
         settings.idempotency.header,
         settings.idempotency.resend_on_change,
         settings.retention_days,
-        from_position,
+        from.position,
+        from.time,
         now,
     )
     .execute(&mut *connection)

@@ -1,8 +1,11 @@
 //! Changes are sent as they happen: what is sent, in which order, from when on, and to whom.
 
+use keyfold::config::Config;
+use keyfold::edge::Limits;
 use serde_json::json;
 
-use crate::support::exports::{calls, export, order, start};
+use crate::support::app::App;
+use crate::support::exports::{calls, configure, export, order, start};
 use crate::support::meta::Gate;
 use crate::support::receiver::{Receiver, Says};
 use crate::support::rows::texts;
@@ -205,5 +208,41 @@ async fn an_erased_person_leaves_no_trace_and_receivers_are_told() {
     assert_eq!(app.run_through().await, [1, 0, 0]);
     let order = receiver.take_calls().remove(0).json();
     assert_eq!(order["customer"], json!({ "id": id, "erased": true }));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_backlog_without_positions_is_neither_numbered_by_who_saves_nor_sent() {
+    let receiver = Receiver::start().await;
+    let idle = |config: &mut Config| {
+        configure(config);
+        config.works = false;
+    };
+    let app = App::start_with(idle, Limits::default()).await;
+    app.push_many(2_500).await;
+    app.export(&receiver, &json!({})).await;
+    let numbered = "select count(*) from events where position is not null";
+    let numbered: i64 = sqlx::query_scalar(numbered)
+        .fetch_one(&app.pool)
+        .await
+        .expect("events");
+    assert!(
+        numbered <= 1_000,
+        "{numbered} numbered while a caller waits"
+    );
+    app.push("A-00000", "11.00").await;
+    app.push("new", "1.00").await;
+    // Somebody who works comes, and goes through the backlog.
+    let worker = App::start_on(app.database_url.clone(), configure, Limits::default()).await;
+    worker.exported().await;
+    worker.calls_have_come().await;
+    let mut called: Vec<String> = receiver
+        .calls()
+        .iter()
+        .map(|call| call.external_id())
+        .collect();
+    called.sort();
+    assert_eq!(called, ["A-00000", "new"]);
+    worker.stop().await;
     app.stop().await;
 }
