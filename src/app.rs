@@ -39,8 +39,6 @@ use crate::targets::Guard;
 use crate::vitals::{self, Ailment};
 use crate::{maintenance, openapi, schema};
 
-/// How long `/readyz` says 503 before connections are refused, so that load balancers notice.
-const NOTICE: Duration = Duration::from_millis(500);
 /// How long database work may go on after the last request.
 const LAST_WORK: Duration = Duration::from_secs(10);
 /// How long the worker waits for a connection of its own: it has more to do at once than connections.
@@ -127,13 +125,14 @@ pub async fn serve(
         keep_up(metrics.clone(), shutdown.clone())
     });
     let accepting = CancellationToken::new();
+    let notice = limits.shutdown_notice;
     let server = tokio::spawn(edge::serve(listener, router, limits, accepting.clone()));
     stop.await;
     is_ready.store(false, Ordering::Relaxed);
     tracing::info!("stopping: finishing what is under way");
-    tokio::time::sleep(NOTICE).await;
-    state.shutdown.cancel();
     accepting.cancel();
+    tokio::time::sleep(notice).await;
+    state.shutdown.cancel();
     for task in [server, cleaners, analyzer, upkeep]
         .into_iter()
         .chain(works)
@@ -265,12 +264,25 @@ fn erasers() -> Vec<Eraser> {
     erasers
 }
 
+/// What the page of the reference may do: it is all from here, writes styles into its elements, and
+/// shows pictures that are in its style sheet.
+const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'";
+
 /// The page has an empty 404 of its own; every 404 of ours has a problem body.
 async fn as_unknown_route(mut response: Response) -> Response {
     if response.status() == StatusCode::NOT_FOUND {
         return Error::RouteNotFound.into_response();
     }
     response.extensions_mut().insert(SharedBytes);
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 

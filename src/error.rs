@@ -67,6 +67,9 @@ pub enum Error {
     TargetTooLong,
     #[error("header block too large")]
     HeadersTooLarge,
+    /// Not exactly one valid `Host` (RFC 9112, section 3.2).
+    #[error("the host is invalid")]
+    HostInvalid,
     #[error("no byte of the body arrived in time")]
     RequestTimeout,
     #[error("body could not be read: {0}")]
@@ -247,6 +250,12 @@ impl Error {
                 "target_too_long",
                 "Request target too long",
                 "Path and query may have 8192 bytes together.",
+            ),
+            Self::HostInvalid => fixed(
+                S::BAD_REQUEST,
+                "host_invalid",
+                "Host invalid",
+                "Send exactly one `Host` header, with a host and perhaps a port.",
             ),
             Self::HeadersTooLarge => fixed(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -41,8 +42,15 @@ pub fn raise_file_limit() -> io::Result<u64> {
 
 /// Serves a router until `shutdown` is cancelled and every connection has ended.
 ///
-/// A shutdown closes the listener and the idle connections at once, lets requests end within
-/// `limits.shutdown_grace`, then cuts what is left. `/readyz` must have turned 503 before.
+/// A shutdown loses no request that a client has sent:
+///
+/// ```text
+///  shutdown ── notice ──▶ backlog taken, ── linger ──▶ resting connections ── grace ──▶ cut
+///   every answer says     listener closed               closed
+///   `Connection: close`
+/// ```
+///
+/// `/readyz` must have turned 503 before.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -50,7 +58,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let server = Server::new(router, limits, shutdown);
-    server.accept_until_shutdown(listener).await;
+    server.accept_until_shutdown(&listener).await;
+    server.take_backlog(listener);
     server.drain().await;
 }
 
@@ -61,7 +70,10 @@ struct Server {
     http: Arc<http1::Builder>,
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// Its begin: answers close their connections from then on.
     shutdown: CancellationToken,
+    /// The end of connections that rest.
+    rest: CancellationToken,
     /// The hard end.
     cut: CancellationToken,
 }
@@ -71,7 +83,9 @@ impl Server {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(limits.keep_alive_timeout.max(limits.header_timeout))
-            .max_buf_size(BUFFER_BYTES);
+            .max_buf_size(BUFFER_BYTES)
+            // Who has said all that there is to say may still listen.
+            .half_close(true);
         Self {
             router,
             http: Arc::new(http),
@@ -79,11 +93,12 @@ impl Server {
             limits: Arc::new(limits),
             tasks: TaskTracker::new(),
             shutdown,
+            rest: CancellationToken::new(),
             cut: CancellationToken::new(),
         }
     }
 
-    async fn accept_until_shutdown(&self, listener: TcpListener) {
+    async fn accept_until_shutdown(&self, listener: &TcpListener) {
         let failures = Throttle::default();
         let accept_all = async {
             while let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
@@ -99,28 +114,49 @@ impl Server {
                 }
             }
         };
+        let notice = async {
+            self.shutdown.cancelled().await;
+            tokio::time::sleep(self.limits.shutdown_notice).await;
+        };
         tokio::select! {
-            () = self.shutdown.cancelled() => {}
+            () = notice => {}
             () = accept_all => {}
         }
+    }
+
+    /// Takes the connections that clients have made already, as far as there are places, and refuses
+    /// others from then on.
+    fn take_backlog(&self, listener: TcpListener) {
+        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+            && let Some(accepted) = listener.accept().now_or_never()
+        {
+            if let Ok((stream, _)) = accepted {
+                self.spawn(stream, slot);
+            }
+        }
+        drop(listener);
     }
 
     fn spawn(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let connection = Connection::new(stream, self.router.clone(), Arc::clone(&self.limits));
+        let (router, limits) = (self.router.clone(), Arc::clone(&self.limits));
+        let connection = Connection::new(stream, router, limits, self.shutdown.clone());
         let http = Arc::clone(&self.http);
-        let (shutdown, cut) = (self.shutdown.clone(), self.cut.clone());
+        let (rest, cut) = (self.rest.clone(), self.cut.clone());
         self.tasks.spawn(async move {
             let _slot = slot;
             let _counted = Counted::new();
-            cut.run_until_cancelled_owned(connection.run(&http, shutdown))
+            cut.run_until_cancelled_owned(connection.run(&http, rest))
                 .await;
         });
     }
 
     async fn drain(self) {
         self.tasks.close();
+        let linger = self.limits.shutdown_linger;
+        let _ = tokio::time::timeout(linger, self.tasks.wait()).await;
+        self.rest.cancel();
         if tokio::time::timeout(self.limits.shutdown_grace, self.tasks.wait())
             .await
             .is_err()

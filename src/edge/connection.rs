@@ -30,7 +30,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, router: Router, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        router: Router,
+        limits: Arc<Limits>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let activity = Arc::new(Activity::default());
         let socket = Socket::new(stream, Arc::clone(&activity), &limits);
         Self {
@@ -39,20 +44,21 @@ impl Connection {
                 router,
                 limits,
                 activity,
+                shutdown,
             },
         }
     }
 
-    /// Answers requests until the connection ends; after `shutdown`, only the one in progress.
-    pub(super) async fn run(self, http: &http1::Builder, shutdown: CancellationToken) {
+    /// Answers requests until the connection ends; after `rest`, only the one in progress.
+    pub(super) async fn run(self, http: &http1::Builder, rest: CancellationToken) {
         let Self { socket, exchange } = self;
         let service = service_fn(move |request| exchange.answer(request));
         let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-        // The connection first: a request that has arrived is read before the shutdown is seen.
+        // The connection first: a request that has arrived is read before the end is seen.
         let ended = tokio::select! {
             biased;
             ended = connection.as_mut() => Some(ended),
-            () = shutdown.cancelled() => None,
+            () = rest.cancelled() => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -72,6 +78,8 @@ struct Exchange {
     router: Router,
     limits: Arc<Limits>,
     activity: Arc<Activity>,
+    /// Cancelled when no connection is to be used again.
+    shutdown: CancellationToken,
 }
 
 impl Exchange {
@@ -86,10 +94,14 @@ impl Exchange {
         let expects = request.headers().contains_key(header::EXPECT);
         let (request, leftover) = with_deadlines(request, &activity, &limits);
         let answer = self.router.clone().call(request);
+        let shutdown = self.shutdown.clone();
         async move {
             let Ok(mut response) = answer.await;
-            if !take_leftover(leftover, expects, &limits).await {
+            let is_read = take_leftover(leftover, expects, &limits).await;
+            if !is_read {
                 activity.mark_unread();
+            }
+            if !is_read || shutdown.is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }

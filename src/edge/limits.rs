@@ -24,7 +24,12 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How long a single write, or a document, waits for its batch to begin.
     pub queue_timeout: Duration,
-    /// From the begin of the shutdown to the cut of what still runs.
+    /// From the begin of the shutdown, how long new connections are taken: load balancers notice by
+    /// then that this process is not ready any more.
+    pub shutdown_notice: Duration,
+    /// From then on, how long a connection that rests is kept, since a request may be on its way.
+    pub shutdown_linger: Duration,
+    /// From then on, to the cut of what still runs.
     pub shutdown_grace: Duration,
 }
 
@@ -40,7 +45,9 @@ impl Default for Limits {
             drain_bytes: 1024 * 1024,
             drain_timeout: Duration::from_secs(5),
             queue_timeout: Duration::from_secs(5),
-            shutdown_grace: Duration::from_secs(25),
+            shutdown_notice: Duration::from_millis(500),
+            shutdown_linger: Duration::from_millis(1_500),
+            shutdown_grace: Duration::from_secs(23),
         }
     }
 }

@@ -11,7 +11,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use hashbrown::{Equivalent, HashMap};
-use http::{HeaderMap, Method, header};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Version, header};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -65,7 +66,7 @@ async fn answer(State(outer): State<Arc<Outer>>, mut request: Request, next: Nex
         method: method_label(request.method()),
         route: route(&request),
     };
-    let response = match check_sizes(&request) {
+    let response = match check_head(&request) {
         Err(error) => error.into_response(),
         Ok(()) => {
             request.extensions_mut().insert(id);
@@ -79,9 +80,10 @@ async fn answer(State(outer): State<Arc<Outer>>, mut request: Request, next: Nex
         Ok(response) => response,
         Err(error) => outer.problem(error.into_response(), &seen).await,
     };
-    response
-        .headers_mut()
-        .insert(REQUEST_ID, seen.id.to_header());
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, seen.id.to_header());
+    let nosniff = HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     let (status, took) = (response.status().as_u16(), started.elapsed());
     seen.log(status, took);
     outer.measured.record(&seen, status, took);
@@ -245,7 +247,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-fn check_sizes(request: &Request) -> Result<(), Error> {
+fn check_head(request: &Request) -> Result<(), Error> {
     let target = request
         .uri()
         .path_and_query()
@@ -256,7 +258,25 @@ fn check_sizes(request: &Request) -> Result<(), Error> {
     if header_bytes(request.headers()) > MAX_HEADERS_BYTES {
         return Err(Error::HeadersTooLarge);
     }
-    Ok(())
+    if has_host(request) {
+        Ok(())
+    } else {
+        Err(Error::HostInvalid)
+    }
+}
+
+/// Whether there is exactly one valid `Host` (RFC 9112, section 3.2); HTTP/1.0 needs none. Two of them,
+/// or one that is read in two ways, let a proxy in front see another request than we do.
+fn has_host(request: &Request) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() == Version::HTTP_10,
+        (Some(host), None) => {
+            let authority = Authority::try_from(host.as_bytes());
+            authority.is_ok_and(|authority| !authority.as_str().contains('@'))
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 fn header_bytes(headers: &HeaderMap) -> usize {

@@ -160,12 +160,24 @@ async fn a_shutdown_finishes_what_runs_and_closes_what_idles() {
     );
     let server = Server::start(routes, Limits::default()).await;
     let (mut idle, mut busy) = (server.connect().await, server.connect().await);
+    let mut resting = server.connect().await;
     idle.write(GET).await;
     assert_eq!(idle.answer().await.status(), 200);
     busy.write(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
     begun.notified().await;
     server.shutdown.cancel();
-    idle.closed().await;
+    // What is already on its way is answered: on a connection that rests, and on a new one.
+    let mut late = server.connect().await;
+    for connection in [&mut idle, &mut late] {
+        connection.write(GET).await;
+        let answer = connection.answer().await;
+        assert_eq!(
+            (answer.status(), answer.header("connection")),
+            (200, Some("close"))
+        );
+        connection.closed().await;
+    }
+    resting.closed().await;
     assert!(
         TcpStream::connect(server.address).await.is_err(),
         "still listening"

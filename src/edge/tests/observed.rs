@@ -50,7 +50,10 @@ fn logged(requests: &[(&str, &str)]) -> String {
         runtime.expect("a runtime").block_on(async {
             let router = wrap(routes(), Clock::system(), Pot::of_bytes(1 << 20));
             for (method, target) in requests {
-                let request = Request::builder().method(*method).uri(*target);
+                let request = Request::builder()
+                    .method(*method)
+                    .uri(*target)
+                    .header("host", "x");
                 let request = request.header("x-request-id", "id-7").body(Body::empty());
                 let request = request.expect("a request");
                 router.clone().oneshot(request).await.expect("infallible");

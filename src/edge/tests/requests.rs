@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::HeaderMap;
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::Server;
 use crate::edge::{Limits, RateLimiter, RequestId};
 use crate::error::Error;
@@ -143,4 +145,40 @@ async fn a_head_request_is_answered_without_a_body() {
         text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\n"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn exactly_one_valid_host_is_needed() {
+    let server = server().await;
+    for (head, status) in [
+        ("GET /ok HTTP/1.1\r\nHost: x:8080\r\n\r\n", 200),
+        ("GET /ok HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", 200),
+        ("GET /ok HTTP/1.0\r\n\r\n", 200),
+        ("GET /ok HTTP/1.1\r\n\r\n", 400),
+        ("GET /ok HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        ("GET /ok HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        ("GET /ok HTTP/1.1\r\nHost:\r\n\r\n", 400),
+        ("GET /ok HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+        ("GET /ok HTTP/1.1\r\nHost: user@x\r\n\r\n", 400),
+        ("GET /ok HTTP/1.1\r\nHost: x/ok\r\n\r\n", 400),
+    ] {
+        let mut client = server.connect().await;
+        client.write(head.as_bytes()).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status(), status, "{head}");
+        if status == 400 {
+            assert_eq!(answer.code(), "host_invalid", "{head}");
+        }
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_everything_gets_its_answer() {
+    let server = server().await;
+    let mut client = server.connect().await;
+    client.write(b"GET /ok HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    client.0.shutdown().await.expect("half closed");
+    assert_eq!(client.answer().await.status(), 200);
+    client.closed().await;
 }
