@@ -18,6 +18,7 @@ pub mod vitals;
 // Who may ask, and how much; whose turn it is.
 pub mod auth;
 pub mod edge;
+pub mod shares;
 pub mod tenancy;
 pub mod turns;
 // What every resource shares, and what belongs to people.

@@ -28,6 +28,8 @@ pub enum Verdict {
     Take,
     /// It keeps its place; the next one of its store is offered at the store's next turn.
     Hold,
+    /// It keeps its place, and nothing more of its store is offered.
+    Pass,
     /// It keeps its place, and nothing more is offered.
     Enough,
 }
@@ -94,6 +96,11 @@ impl<T> Turns<T> {
             match judge(&item) {
                 Verdict::Take => taken.push(item),
                 Verdict::Hold => held.entry(store_id).or_default().push_back(item),
+                Verdict::Pass => {
+                    self.stores.entry(store_id).or_default().push_front(item);
+                    through.extend(self.order.pop_front());
+                    continue;
+                }
                 Verdict::Enough => {
                     self.stores.entry(store_id).or_default().push_front(item);
                     break;
@@ -181,6 +188,18 @@ mod tests {
         assert_eq!(taken, ["x", "a"]);
         assert_eq!(turns.len(), 3);
         assert_eq!(all(turns), ["y", "held", "b"]);
+    }
+
+    #[test]
+    fn a_store_that_is_passed_by_keeps_its_order() {
+        let mut turns = waiting(&[(1, "full"), (1, "a"), (2, "x"), (2, "y"), (3, "p")]);
+        let taken = turns.select(|item| match *item {
+            "full" => Verdict::Pass,
+            _ => Verdict::Take,
+        });
+        assert_eq!(taken, ["x", "p", "y"]);
+        assert_eq!(turns.len(), 2);
+        assert_eq!(all(turns), ["full", "a"]);
     }
 
     #[test]

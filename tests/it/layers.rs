@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
         "database",
         "error",
         "secrets",
+        "shares",
         "targets",
         "telemetry",
         "tls",
@@ -39,6 +40,12 @@ const SIBLINGS: &[(&str, &str, &str)] = &[
         "targets",
         "the private targets that are allowed are a setting",
     ),
+    (
+        "shares",
+        "turns",
+        "stores that wait for a share of a pot take turns",
+    ),
+    ("targets", "shares", "stores share the look-ups of names"),
     (
         "targets",
         "tls",
