@@ -17,9 +17,10 @@
 //! that runs out after it leaves work of which nobody knows what came of it, and whoever gets it next
 //! is told so.
 //!
-//! Every statement names the store, but for the sweep, which looks for due rows of all stores, a
-//! bucket at a time. Its guard stands twice: two sweepers may find the same row, and the second one
-//! sees in the outer `where` that it is taken.
+//! Every statement names the store, but for the sweep's look for stores that have due rows, a bucket
+//! at a time. Rows are leased for each of them in turn, so a store's backlog is nobody else's. The
+//! guard of a lease stands twice: two sweepers may find the same row, and the second one sees in the
+//! update that it is taken.
 
 mod worker;
 
@@ -198,7 +199,7 @@ pub async fn extend(
     Ok(extended.rows_affected() == 1)
 }
 
-/// Leases rows that were just committed, if nobody was faster.
+/// Leases rows that are due, for example just committed ones, if nobody was faster.
 ///
 /// # Errors
 /// When the database fails.
@@ -232,7 +233,16 @@ pub async fn lease_fresh(
     .await
 }
 
-/// The buckets in which work of these kinds is due, each with the kind.
+/// Work of a store that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Whose it is.
+    pub store_id: i64,
+    /// Who does it.
+    pub kind: String,
+}
+
+/// The stores that have due work of these kinds which nobody has leased.
 ///
 /// # Errors
 /// When the database fails.
@@ -240,18 +250,45 @@ pub async fn due(
     db: impl PgExecutor<'_>,
     kinds: &[&str],
     now: DateTime<Utc>,
-) -> sqlx::Result<Vec<(i16, String)>> {
+) -> sqlx::Result<Vec<Due>> {
     let all: Vec<i16> = (0..BUCKETS).collect();
-    // The limit keeps the planner from joining the whole queue with the buckets.
-    let rows = sqlx::query!(
-        r#"select bucket.bucket as "bucket!", kind.kind as "kind!"
-        from unnest($1::smallint[]) as bucket (bucket)
-        cross join unnest($2::text[]) as kind (kind)
+    // From each store to the next one of its bucket, by the index: a store's backlog is stepped over.
+    // The limits keep the planner from joining the whole queue with the buckets.
+    sqlx::query_as!(
+        Due,
+        r#"with recursive stores (bucket, kind, store_id) as (
+            select bucket.bucket, kind.kind, first.store_id
+            from unnest($1::smallint[]) as bucket (bucket)
+            cross join unnest($2::text[]) as kind (kind)
+            cross join lateral (
+                select o.store_id
+                from outbox o
+                where o.bucket = bucket.bucket and o.kind = kind.kind and o.state = 'waiting'
+                order by o.store_id
+                limit 1
+            ) first
+            union all
+            select stores.bucket, stores.kind, next.store_id
+            from stores
+            cross join lateral (
+                select o.store_id
+                from outbox o
+                where o.bucket = stores.bucket
+                    and o.kind = stores.kind
+                    and o.state = 'waiting'
+                    and o.store_id > stores.store_id
+                order by o.store_id
+                limit 1
+            ) next
+        )
+        select stores.store_id as "store_id!", stores.kind as "kind!"
+        from stores
         cross join lateral (
             select
             from outbox o
-            where o.bucket = bucket.bucket
-                and o.kind = kind.kind
+            where o.bucket = stores.bucket
+                and o.kind = stores.kind
+                and o.store_id = stores.store_id
                 and o.state = 'waiting'
                 and o.due_at <= $3
                 and (o.lease_until is null or o.lease_until < $3)
@@ -262,17 +299,16 @@ pub async fn due(
         now,
     )
     .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.bucket, row.kind)).collect())
+    .await
 }
 
-/// Leases due rows of one bucket and kind, those that wait longest first, if nobody is faster.
+/// Leases due rows of a store and kind, those that wait longest first, if nobody is faster.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn lease_due(
     pool: &Database,
-    bucket: i16,
+    store_id: i64,
     kind: &str,
     limit: i64,
     lease_id: Uuid,
@@ -280,52 +316,31 @@ pub async fn lease_due(
 ) -> sqlx::Result<Vec<Leased>> {
     // Looked for and leased in two statements: as one, with an empty queue in the planner's mind, the
     // search would be repeated for each row of the queue.
-    let due = sqlx::query!(
-        "select store_id, id
+    let mut ids = sqlx::query_scalar!(
+        "select id
         from outbox
         where bucket = $1
             and kind = $2
+            and store_id = $3
             and state = 'waiting'
-            and due_at <= $3
-            and (lease_until is null or lease_until < $3)
+            and due_at <= $4
+            and (lease_until is null or lease_until < $4)
         order by due_at
-        limit $4",
-        bucket,
+        limit $5",
+        bucket(store_id),
         kind,
+        store_id,
         now,
         limit,
     )
     .fetch_all(pool)
     .await?;
-    // Locked in everybody's order.
-    let mut due: Vec<(i64, Uuid)> = due.into_iter().map(|row| (row.store_id, row.id)).collect();
-    due.sort_unstable();
-    let (store_ids, ids): (Vec<i64>, Vec<Uuid>) = due.into_iter().unzip();
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    sqlx::query_as!(
-        Leased,
-        r#"update outbox o
-        set lease_id = $3, lease_until = $4
-        from unnest($1::bigint[], $2::uuid[]) as due (store_id, id)
-        where o.store_id = due.store_id
-            and o.id = due.id
-            and o.state = 'waiting'
-            and o.due_at <= $5
-            and (o.lease_until is null or o.lease_until < $5)
-        returning
-            o.store_id, o.id, o.kind, o.attempt, o.begun_at is not null as "begun!",
-            o.error_code is not distinct from 'paced' as "parked!", o.due_at, o.created_at,
-            o.lease_id as "lease_id!""#,
-        &store_ids,
-        &ids,
-        lease_id,
-        now + LEASE,
-        now,
-    )
-    .fetch_all(pool)
-    .await
+    // Locked in everybody's order.
+    ids.sort_unstable();
+    lease_fresh(pool, store_id, &ids, lease_id, now).await
 }
 
 /// Marks that what can't be repeated begins now; gives the rows that are still ours. Committed

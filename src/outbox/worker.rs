@@ -3,30 +3,42 @@
 //! Work comes two ways. What this process has just committed is hinted at, and leased by its ids at
 //! once; hints are a shortcut that may be lost. What is due, whoever wrote it, is found by the sweep:
 //! once a second, and again at once as long as there is more than there is room for.
+//!
+//! Stores have turns: a sweep leases a slice for each store that has something due, each store has a
+//! share of the room for work under way ([`Pot`]), and of the hints that wait. So neither a backlog nor
+//! work that doesn't end holds up the work of other stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::TimeDelta;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Leased;
+use super::{Due, Leased};
+use crate::shares::{Pot, Share};
 use crate::state::State;
+use crate::turns::Turns;
 use crate::vitals::Pulse;
 
-/// Rows of one kind under way in a process.
-const IN_FLIGHT: u32 = 1_024;
+/// Rows of one kind under way in a process; of one store half of them.
+const IN_FLIGHT: usize = 2_048;
 /// Rows leased by one statement.
-const SLICE: u32 = 128;
+const SLICE: usize = 128;
+/// A store that has work under way gets no less room at a time: a statement for each row is dear.
+const LOT: usize = SLICE / 4;
 /// Hints that wait to be looked at; more are left to the sweep.
 const MOST_HINTS: usize = 4_096;
 /// How often due rows are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long one kind of work is waited for when it has no room, before the others are looked at.
+/// A sweep that lasts longer is gone on with after what is new.
+const SWEEP_FOR: Duration = Duration::from_millis(500);
+/// How long a sweep that found no room pauses, and then waits for some at most, before all stores are
+/// looked at again.
+const PAUSE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long work may go on after shutdown began: longer than any provider takes to answer.
 const LAST_WORK: Duration = Duration::from_secs(24);
@@ -46,7 +58,7 @@ pub struct Work {
 
 /// A part of the room for work under way.
 #[derive(Debug)]
-pub struct Room(OwnedSemaphorePermit);
+pub struct Room(Share);
 
 impl Room {
     /// Gives the room of so many rows back: they are not under way any more.
@@ -61,14 +73,13 @@ pub type Handler =
 
 /// Where a process tells its own worker what it has just committed.
 #[derive(Clone)]
-pub struct Hints(Option<mpsc::Sender<(i64, Uuid)>>);
+pub struct Hints(Option<Arc<Hinted>>);
 
 impl Hints {
     /// A committed row is there to be worked on.
     pub fn give(&self, store_id: i64, id: Uuid) {
-        if let Some(sender) = &self.0 {
-            // A full queue, or no worker: the sweep of some process finds it.
-            let _ = sender.try_send((store_id, id));
+        if let Some(hinted) = &self.0 {
+            hinted.give(store_id, id);
         }
     }
 
@@ -79,17 +90,61 @@ impl Hints {
     }
 }
 
+/// Hints that wait to be looked at.
+#[derive(Default)]
+struct Hinted {
+    turns: Mutex<Turns<(i64, Uuid)>>,
+    given: Notify,
+}
+
+impl Hinted {
+    fn turns(&self) -> MutexGuard<'_, Turns<(i64, Uuid)>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a hint if the store leaves room for as many of others. What is not kept is found by the
+    /// sweep of some process.
+    fn give(&self, store_id: i64, id: Uuid) {
+        let mut turns = self.turns();
+        if turns.len_of(store_id) + turns.len() < MOST_HINTS {
+            turns.push(store_id, (store_id, id));
+            drop(turns);
+            self.given.notify_one();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.turns().is_empty()
+    }
+
+    /// Takes hints, one of each store in turn, once there are some.
+    async fn recv_many(&self, hints: &mut Vec<(i64, Uuid)>, most: usize) {
+        loop {
+            {
+                let mut turns = self.turns();
+                hints.extend(std::iter::from_fn(|| turns.pop()).take(most));
+            }
+            if !hints.is_empty() {
+                return;
+            }
+            self.given.notified().await;
+        }
+    }
+}
+
 /// A worker, before it runs.
 pub struct Worker {
     state: State,
     kinds: BTreeMap<&'static str, Kind>,
-    hints: mpsc::Receiver<(i64, Uuid)>,
+    hints: Arc<Hinted>,
+    /// What the last sweep found and did not come to.
+    found: VecDeque<Due>,
 }
 
 /// Who does the work of one kind, and how much of it at once.
 struct Kind {
     handler: Handler,
-    room: Arc<Semaphore>,
+    room: Pot,
 }
 
 impl Worker {
@@ -102,19 +157,20 @@ impl Worker {
         state: &State,
         handlers: impl FnOnce(&Hints) -> Result<Vec<(&'static str, Handler)>, E>,
     ) -> Result<(Self, Hints), E> {
-        let (sender, hints) = mpsc::channel(MOST_HINTS);
-        let sender = Hints(Some(sender));
-        let kinds = handlers(&sender)?;
+        let hints = Arc::new(Hinted::default());
+        let giver = Hints(Some(Arc::clone(&hints)));
+        let kinds = handlers(&giver)?;
         let kinds = kinds.into_iter().map(|(name, handler)| {
-            let room = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+            let room = Pot::new(IN_FLIGHT);
             (name, Kind { handler, room })
         });
         let worker = Self {
             state: state.clone(),
             kinds: kinds.collect(),
             hints,
+            found: VecDeque::new(),
         };
-        Ok((worker, sender))
+        Ok((worker, giver))
     }
 
     /// Works until shutdown, then waits for what is under way, but not for ever.
@@ -132,7 +188,7 @@ impl Worker {
                 // What is new comes before what has waited: it waits for company with nobody.
                 () = std::future::ready(()), if there_is_more && self.hints.is_empty() => true,
                 // Handlers can give hints, so there is always somebody who could.
-                _ = self.hints.recv_many(&mut hints, SLICE as usize) => false,
+                _ = self.hints.recv_many(&mut hints, SLICE) => false,
             };
             let under_way = pulse.begin();
             let done = if swept {
@@ -153,7 +209,7 @@ impl Worker {
         }
         let all = async {
             for kind in self.kinds.values() {
-                let _permits = kind.room.acquire_many(IN_FLIGHT).await;
+                kind.room.filled().await;
             }
         };
         if tokio::time::timeout(LAST_WORK, all).await.is_err() {
@@ -180,81 +236,121 @@ impl Worker {
                 let Some(kind) = self.kinds.get(name.as_str()) else {
                     continue;
                 };
-                let permits = u32::try_from(rows.len()).unwrap_or(SLICE);
-                // A hint is a slice at most, and room for one comes soon, or shutdown does.
-                let Some(permit) = self.room(kind, permits).await else {
-                    let due_at = now + TimeDelta::seconds(1);
-                    let rows: Vec<_> = rows.iter().map(|row| (row.id, due_at)).collect();
-                    let pool = &self.state.pool;
-                    super::put_back(pool, store_id, lease_id, &rows, None).await?;
-                    continue;
-                };
-                self.hand_out(kind, rows, permit);
+                let late = self.hand_out(kind, store_id, rows, None);
+                // They keep their place among those of the store.
+                let late: Vec<_> = late.iter().map(|row| (row.id, row.due_at)).collect();
+                if !late.is_empty() {
+                    super::put_back(&self.state.pool, store_id, lease_id, &late, None).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Leases what is due, a slice of each bucket and kind, so that no store's backlog and no kind of
-    /// work holds up the others; says whether there is more.
-    async fn sweep(&self) -> sqlx::Result<bool> {
-        let names: Vec<&str> = self.kinds.keys().copied().collect();
-        let now = self.state.clock.now();
-        let mut due = super::due(&self.state.pool, &names, now).await?;
-        // Each process begins elsewhere, so that they seldom meet.
-        if !due.is_empty() {
-            let first = rand::random_range(0..due.len());
-            due.rotate_left(first);
+    /// Leases what is due, a slice for each store and kind that has room; says whether there is more.
+    async fn sweep(&mut self) -> sqlx::Result<bool> {
+        let ends = Instant::now() + SWEEP_FOR;
+        if self.found.is_empty() {
+            self.look().await?;
         }
-        let mut there_is_more = false;
-        for (bucket, name) in due {
-            let Some(kind) = self.kinds.get(name.as_str()) else {
+        let (mut there_is_more, mut is_idle) = (false, true);
+        while let Some(Due { store_id, kind }) = self.found.pop_front() {
+            let Some((name, kind)) = self.kinds.get_key_value(kind.as_str()) else {
                 continue;
             };
-            let Some(permit) = self.room(kind, SLICE).await else {
-                if self.state.shutdown.is_cancelled() {
-                    return Ok(false);
-                }
+            let Some(room) = kind.room.take_up_to(store_id, SLICE, LOT) else {
                 there_is_more = true;
                 continue;
             };
-            let now = self.state.clock.now();
-            let lease_id = self.state.clock.new_id();
-            let limit = i64::from(SLICE);
+            let limit = room.amount();
+            let (now, lease_id) = (self.state.clock.now(), self.state.clock.new_id());
             let pool = &self.state.pool;
-            let leased = super::lease_due(pool, bucket, &name, limit, lease_id, now).await?;
-            there_is_more |= leased.len() >= SLICE as usize;
-            self.hand_out(kind, leased, permit);
+            let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+            let leased = super::lease_due(pool, store_id, name, rows, lease_id, now).await?;
+            there_is_more |= leased.len() >= limit;
+            is_idle &= leased.is_empty();
+            self.hand_out(kind, store_id, leased, Some(room));
+            if Instant::now() >= ends {
+                break;
+            }
+        }
+        there_is_more |= !self.found.is_empty();
+        if there_is_more && is_idle {
+            self.wait_for_room().await;
         }
         Ok(there_is_more)
     }
 
-    /// Hands rows out, store by store.
-    fn hand_out(&self, kind: &Kind, leased: Vec<Leased>, mut permit: OwnedSemaphorePermit) {
-        let mut stores: BTreeMap<i64, Vec<Leased>> = BTreeMap::new();
-        for row in leased {
-            stores.entry(row.store_id).or_default().push(row);
+    /// Looks for the stores that have something due.
+    async fn look(&mut self) -> sqlx::Result<()> {
+        let names: Vec<&str> = self.kinds.keys().copied().collect();
+        let now = self.state.clock.now();
+        self.found = super::due(&self.state.pool, &names, now).await?.into();
+        // Each process begins elsewhere, so that they seldom meet, and every store is among the first
+        // at some time.
+        if !self.found.is_empty() {
+            let first = rand::random_range(0..self.found.len());
+            self.found.rotate_left(first);
         }
-        for (store_id, rows) in stores {
-            let Some(part) = permit.split(rows.len()) else {
-                continue;
-            };
+        Ok(())
+    }
+
+    /// Hands rows of a store out, as far as it has room for them; gives the others.
+    fn hand_out(
+        &self,
+        kind: &Kind,
+        store_id: i64,
+        mut rows: Vec<Leased>,
+        room: Option<Share>,
+    ) -> Vec<Leased> {
+        let room = room.or_else(|| kind.room.take_up_to(store_id, rows.len(), 1));
+        let late = rows.split_off(rows.len().min(room.as_ref().map_or(0, Share::amount)));
+        let part = room.and_then(|mut room| room.split(rows.len()));
+        if let Some(part) = part.filter(|part| part.amount() > 0) {
+            let room = Room(part);
             let work = Work {
                 store_id,
                 rows,
-                room: Room(part),
+                room,
             };
             let work = (kind.handler)(self.state.clone(), work);
             self.state.tasks.spawn(work);
         }
+        late
     }
 
-    /// Room for so many rows, if it comes soon; none once shutdown has begun.
-    async fn room(&self, kind: &Kind, rows: u32) -> Option<OwnedSemaphorePermit> {
-        let permit = Arc::clone(&kind.room).acquire_many_owned(rows);
-        tokio::select! {
-            () = self.state.shutdown.cancelled() => None,
-            permit = tokio::time::timeout(PATIENCE, permit) => permit.ok()?.ok(),
+    /// Waits until there may be more room, but not for long.
+    async fn wait_for_room(&self) {
+        tokio::time::sleep(PAUSE).await;
+        let returned = self
+            .kinds
+            .values()
+            .map(|kind| Box::pin(kind.room.returned()));
+        let returned = futures_util::future::select_all(returned);
+        let _ = tokio::time::timeout(PATIENCE, returned).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn hints_of_a_flood_leave_room_and_turns_to_those_of_others() {
+        let hinted = Hinted::default();
+        let id = Uuid::nil();
+        for _ in 0..2 * MOST_HINTS {
+            hinted.give(1, id);
         }
+        for store_id in [2, 3] {
+            hinted.give(store_id, id);
+        }
+        let mut hints = Vec::new();
+        hinted.recv_many(&mut hints, 4).await;
+        let stores: Vec<i64> = hints.iter().map(|(store_id, _)| *store_id).collect();
+        assert_eq!(stores, [1, 2, 3, 1]);
+        hinted.recv_many(&mut hints, usize::MAX).await;
+        assert_eq!(hints.len(), MOST_HINTS / 2 + 2);
+        assert!(hinted.is_empty());
     }
 }

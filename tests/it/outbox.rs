@@ -1,16 +1,22 @@
 //! The outbox's own rules, statement by statement: who has a row, and who may say what became of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 use keyfold::edge::Limits;
-use keyfold::outbox::{self, LEASE, Leased, Settlement};
+use keyfold::outbox::{self, Handler, Hints, LEASE, Leased, Settlement, Work, Worker};
+use keyfold::state::State;
 use uuid::Uuid;
 
 use crate::support::app::App;
+use crate::support::meta::Gate;
+use crate::support::scale::eventually;
 
 const KIND: &str = "test";
+/// Rows of a kind that a process works on for one store.
+const HALF_OF_ROOM: usize = 1_024;
 
 /// A service that leaves the outbox alone.
 async fn idle() -> App {
@@ -27,17 +33,10 @@ async fn append(app: &App, rows: usize) -> Vec<Uuid> {
 }
 
 async fn lease(app: &App) -> Vec<Leased> {
-    let (bucket, lease_id) = (outbox::bucket(app.store_id), app.clock.new_id());
-    outbox::lease_due(
-        &app.state.pool,
-        bucket,
-        KIND,
-        100,
-        lease_id,
-        app.clock.now(),
-    )
-    .await
-    .expect("asked")
+    let (lease_id, now) = (app.clock.new_id(), app.clock.now());
+    outbox::lease_due(&app.state.pool, app.store_id, KIND, 100, lease_id, now)
+        .await
+        .expect("asked")
 }
 
 async fn begin(app: &App, row: &Leased) -> Vec<Uuid> {
@@ -155,5 +154,69 @@ async fn what_is_put_back_is_due_later_unless_it_was_begun() {
     let found = lease(&app).await;
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].id, found[0].parked), (rows[1].id, true));
+    app.stop().await;
+}
+
+/// Two stores of one bucket.
+fn neighbours() -> (i64, i64) {
+    let first = 1_000_000;
+    let mut others = first + 1..;
+    let second = others.find(|id| outbox::bucket(*id) == outbox::bucket(first));
+    (first, second.expect("every bucket has many"))
+}
+
+async fn append_due(app: &App, store_id: i64, rows: usize, ago: TimeDelta) {
+    let ids: Vec<Uuid> = (0..rows).map(|_| app.clock.new_id()).collect();
+    let due_at = app.clock.now() - ago;
+    let mut connection = app.state.pool.acquire().await.expect("a connection");
+    outbox::append(&mut connection, store_id, KIND, &ids, due_at)
+        .await
+        .expect("stored");
+}
+
+/// How many rows of each store were handed out.
+type Seen = Arc<Mutex<HashMap<i64, usize>>>;
+
+/// Work that goes on until the gate is opened.
+fn lasting(seen: &Seen, gate: &Gate) -> Handler {
+    let (seen, gate) = (Arc::clone(seen), gate.clone());
+    Arc::new(move |_: State, work: Work| {
+        let (seen, gate) = (Arc::clone(&seen), gate.clone());
+        let rows = work.rows.len();
+        *seen
+            .lock()
+            .expect("no panic")
+            .entry(work.store_id)
+            .or_default() += rows;
+        Box::pin(async move {
+            gate.pass().await;
+            drop(work);
+        })
+    })
+}
+
+#[tokio::test]
+async fn a_store_with_thousands_of_due_rows_does_not_starve_its_neighbour() {
+    let app = idle().await;
+    let (flood, neighbour) = neighbours();
+    append_due(&app, flood, 10_000, TimeDelta::hours(1)).await;
+    append_due(&app, neighbour, 1, TimeDelta::seconds(1)).await;
+    let (seen, gate) = (Seen::default(), Gate::closed());
+    let handlers = |_: &Hints| Ok::<_, sqlx::Error>(vec![(KIND, lasting(&seen, &gate))]);
+    let (mut worker, _hints) = Worker::new(&app.state, handlers).expect("set up");
+    let pulse = app.state.vitals.register("test");
+    let works = tokio::spawn(async move { worker.run(&pulse).await });
+    // None of the work of the flood ever ends, and it takes all that it can get.
+    let of = |store_id| seen.lock().expect("no panic").get(&store_id).copied();
+    eventually(
+        "the neighbour has its turn, and the flood its share",
+        || async {
+            (of(neighbour) == Some(1) && of(flood) >= Some(HALF_OF_ROOM - 1)).then_some(())
+        },
+    )
+    .await;
+    assert!(of(flood) <= Some(HALF_OF_ROOM), "{:?}", of(flood));
+    works.abort();
+    gate.open();
     app.stop().await;
 }

@@ -8,6 +8,7 @@ use http::Method;
 use keyfold::config::Config;
 use keyfold::edge::Limits;
 use keyfold::engine::Resource as _;
+use keyfold::outbox;
 use keyfold::resources::orders::Order;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -27,6 +28,11 @@ const MOST_READ_PER_ORDER: i64 = 20;
 const MESSAGES: u64 = 2_000;
 /// The send and the delivery of one message look up some dozen rows by their keys.
 const MOST_READ_PER_MESSAGE: i64 = 80;
+
+/// Rows of one store that are due.
+const BACKLOG: i32 = 20_000;
+/// Two steps, and the leases of a hundred rows and one, looked for and then found by their keys.
+const MOST_READ_PER_LOOK: i64 = 2_000;
 
 const CARTS: u64 = 500;
 /// Three runs are made, looked up by what they are about, executed and ended: some entries each. Walking
@@ -94,6 +100,55 @@ async fn plans_of_an_empty_outbox_do_not_walk_a_full_one() {
     assert!(
         per_message <= MOST_READ_PER_MESSAGE,
         "{per_message} index entries and rows read per message"
+    );
+}
+
+#[tokio::test]
+async fn the_look_for_due_work_steps_over_a_backlog() {
+    let app = App::start_with(|config| config.works = false, Limits::default()).await;
+    let (pool, now) = (&app.state.pool, app.clock.now());
+    let (flood, neighbour) = (app.store_id, app.store_id + 1);
+    // Planned while the queue is empty.
+    assert_eq!(outbox::due(pool, &["run"], now).await.expect("asked"), []);
+    sqlx::query(
+        "insert into outbox (store_id, id, bucket, kind, due_at, created_at)
+        select $1, gen_random_uuid(), $2, 'run', $3, $3
+        from generate_series(1, $4)",
+    )
+    .bind(flood)
+    .bind(outbox::bucket(flood))
+    .bind(now)
+    .bind(BACKLOG)
+    .execute(&app.pool)
+    .await
+    .expect("stored");
+    let mut connection = pool.acquire().await.expect("a connection");
+    outbox::append(
+        &mut connection,
+        neighbour,
+        "run",
+        &[app.clock.new_id()],
+        now,
+    )
+    .await
+    .expect("stored");
+    drop(connection);
+    let before = settled(&app.pool).await;
+    let mut due = outbox::due(pool, &["run"], now).await.expect("asked");
+    due.sort_unstable_by_key(|due| due.store_id);
+    let stores: Vec<i64> = due.iter().map(|due| due.store_id).collect();
+    assert_eq!(stores, [flood, neighbour]);
+    for store_id in stores {
+        let lease_id = app.clock.new_id();
+        let leased = outbox::lease_due(pool, store_id, "run", 100, lease_id, now).await;
+        assert!(!leased.expect("asked").is_empty());
+    }
+    let pool = app.pool.clone();
+    app.stop().await;
+    let read = settled(&pool).await - before;
+    assert!(
+        read <= MOST_READ_PER_LOOK,
+        "{read} index entries and rows read"
     );
 }
 
