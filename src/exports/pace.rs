@@ -1,17 +1,23 @@
 //! How fast an export is called: a receiver that is dead or busy must not take the room of others.
 //!
-//! Calls that time out or find nobody halve the number of calls under way, each one that is answered
-//! adds one. A receiver that says that it is busy, but not for how long, is left alone for a time
-//! that grows while it keeps saying so.
+//! Calls that time out or find nobody halve the number of calls under way, each one that is taken soon
+//! adds one. One that takes long takes one off, whatever it comes to, but some are left: a receiver
+//! that needs its time is not dead. A receiver that says that it is busy, but not for how long, is left
+//! alone for a time that grows while it keeps saying so.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 /// Calls of one export under way.
 const MOST: usize = 16;
+/// A call that takes this time is slow.
+const SLOW: Duration = Duration::from_secs(2);
+/// Calls of one export under way whose calls are slow.
+const MOST_SLOW: usize = 4;
 /// How long a busy receiver is left alone at first, and at most.
 const FIRST_WAIT: TimeDelta = TimeDelta::seconds(5);
 const LONGEST_WAIT: TimeDelta = TimeDelta::minutes(5);
@@ -26,6 +32,14 @@ struct Known {
     most: usize,
     wait: TimeDelta,
     left_alone_until: DateTime<Utc>,
+}
+
+impl Known {
+    fn slow_down(&mut self) {
+        if self.most > MOST_SLOW {
+            self.most -= 1;
+        }
+    }
 }
 
 impl Default for Pace {
@@ -49,11 +63,22 @@ impl Pace {
         self.known().most
     }
 
-    /// A call was taken.
-    pub fn note_success(&self) {
+    /// A call was taken within this time.
+    pub fn note_success(&self, time: Duration) {
         let mut known = self.known();
-        known.most = (known.most + 1).min(MOST);
         known.wait = TimeDelta::zero();
+        if time < SLOW {
+            known.most = (known.most + 1).min(MOST);
+        } else {
+            known.slow_down();
+        }
+    }
+
+    /// A call was answered, but not taken, within this time.
+    pub fn note_refusal(&self, time: Duration) {
+        if time >= SLOW {
+            self.known().slow_down();
+        }
     }
 
     /// A call found nobody, or was not answered.
@@ -94,6 +119,8 @@ impl Paces {
 mod tests {
     use super::*;
 
+    const SOON: Duration = Duration::from_millis(1_999);
+
     #[test]
     fn silence_halves_down_to_one_and_each_success_adds_one() {
         let paces = Paces::default();
@@ -104,12 +131,31 @@ mod tests {
             seen.push(pace.most());
         }
         assert_eq!(seen, [16, 8, 4, 2, 1, 1]);
-        pace.note_success();
+        pace.note_success(SOON);
         assert_eq!(paces.of(Uuid::nil()).most(), 2, "remembered");
         for _ in 0..20 {
-            pace.note_success();
+            pace.note_success(SOON);
         }
         assert_eq!(pace.most(), MOST);
+    }
+
+    #[test]
+    fn slow_calls_are_fewer_and_no_success_of_theirs_adds_one() {
+        let pace = Pace::default();
+        pace.note_refusal(SOON);
+        assert_eq!(pace.most(), MOST);
+        pace.note_refusal(SLOW);
+        pace.note_success(SLOW);
+        assert_eq!(pace.most(), MOST - 2);
+        for _ in 0..20 {
+            pace.note_success(SLOW);
+        }
+        assert_eq!(pace.most(), MOST_SLOW);
+        pace.note_silence();
+        pace.note_success(SLOW);
+        assert_eq!(pace.most(), MOST_SLOW / 2);
+        pace.note_success(SOON);
+        assert_eq!(pace.most(), MOST_SLOW / 2 + 1);
     }
 
     #[test]
@@ -123,7 +169,7 @@ mod tests {
             assert_eq!(pace.note_busy(now, now + TimeDelta::seconds(1)), until);
             now = until;
         }
-        pace.note_success();
+        pace.note_success(SOON);
         assert_eq!(pace.note_busy(now, now), now + FIRST_WAIT);
     }
 }

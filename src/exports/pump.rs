@@ -19,6 +19,10 @@
 //! settlement leaves the key as it was: the next call has the same one. Before a call the delivery is
 //! marked (`unsure`) where the log has an entry of the record: until a call is noted as taken, the
 //! receiver may have another state than the log says, and nothing is skipped by it.
+//!
+//! Whatever the exports of a process share is shared by their stores ([`Pot`]): calls under way, bodies,
+//! loads; and calls begin one of each store in turn. So a store whose receivers are slow, or that has
+//! everything to send, leaves room for the next call of another one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -30,7 +34,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use governor::{DefaultDirectRateLimiter, Quota};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -44,10 +47,11 @@ use super::{log, runs, schedule};
 use crate::engine::transaction::Transaction;
 use crate::outbox::{self, Handler, Leased, Settlement, Work};
 use crate::resources::catalog::{self, Snapshot};
+use crate::shares::{Pot, Share};
 use crate::state::State;
 use crate::targets::{Answer, CallError, Client};
 
-/// Calls of a process under way.
+/// Calls of a process under way; of one store half of them, as of all that follows.
 const MOST_CALLS: usize = 512;
 /// Calls begun in a second, for each processor: more would take from those who push and read what they
 /// need. A call and its notes cost about 0.7 ms of a processor, for the service and Postgres together.
@@ -76,10 +80,11 @@ const UNUSABLE: TimeDelta = TimeDelta::minutes(1);
 pub fn handler(client: Client) -> Handler {
     let shared = Shared {
         client,
-        calls: Arc::new(Semaphore::new(MOST_CALLS)),
-        bodies: Arc::new(Semaphore::new(MOST_BODIES_KIB)),
-        loads: Arc::new(Semaphore::new(MOST_LOADS)),
+        calls: Pot::new(MOST_CALLS),
+        bodies: Pot::new(MOST_BODIES_KIB),
+        loads: Pot::new(MOST_LOADS),
         paces: Paces::default(),
+        door: Pot::new(1),
         turns: Arc::new(DefaultDirectRateLimiter::direct(turns())),
     };
     Arc::new(move |state, work| Box::pin(work_for(state, shared.clone(), work)))
@@ -108,10 +113,12 @@ async fn work_for(state: State, shared: Shared, work: Work) {
 #[derive(Clone)]
 struct Shared {
     client: Client,
-    calls: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
-    loads: Arc<Semaphore>,
+    calls: Pot,
+    bodies: Pot,
+    loads: Pot,
     paces: Paces,
+    /// Whoever is in it begins the next call: stores come to it in turn.
+    door: Pot,
     /// When the next call may begin.
     turns: Arc<DefaultDirectRateLimiter>,
 }
@@ -122,7 +129,7 @@ struct Ready {
     external_id: Option<String>,
     call: Decided,
     /// What the body takes of the room for bodies.
-    room: OwnedSemaphorePermit,
+    room: Share,
 }
 
 /// What looking for work came to.
@@ -156,7 +163,7 @@ struct Pump {
     /// time.
     unusable: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// Room for a body that had none.
-    reserved: Option<OwnedSemaphorePermit>,
+    reserved: Option<Share>,
 }
 
 impl Pump {
@@ -415,14 +422,14 @@ impl Pump {
 
     /// Decides what is called and what is skipped. Gives the KiB of a body that has no room: what
     /// comes after it waits where it was, too.
-    async fn prepare(&mut self, plan: &Arc<Plan>, due: Vec<Due>) -> sqlx::Result<Option<u32>> {
+    async fn prepare(&mut self, plan: &Arc<Plan>, due: Vec<Due>) -> sqlx::Result<Option<usize>> {
         let mut lacking = None;
         if due.is_empty() {
             return Ok(lacking);
         }
         // Held until the bodies have their room: before that nobody knows how much it is. They don't
         // wait for it, or others could load nothing.
-        let loading = Arc::clone(&self.shared.loads).acquire_owned().await;
+        let loading = self.shared.loads.wait(self.row.store_id, 1).await;
         let mut snapshots = self.load(&due).await?;
         let latest = self.latest(plan, &due).await?;
         let mut doubted = Vec::new();
@@ -520,26 +527,21 @@ impl Pump {
     }
 
     /// Room for a body, if there is some now.
-    fn room(&mut self, kib: u32) -> Option<OwnedSemaphorePermit> {
-        let wanted = usize::try_from(kib).unwrap_or(usize::MAX);
+    fn room(&mut self, kib: usize) -> Option<Share> {
         let reserved = self.reserved.as_mut();
-        let reserved = reserved.and_then(|reserved| reserved.split(wanted));
-        reserved.or_else(|| {
-            let bodies = Arc::clone(&self.shared.bodies);
-            bodies.try_acquire_many_owned(kib).ok()
-        })
+        let reserved = reserved.and_then(|reserved| reserved.split(kib));
+        reserved.or_else(|| self.shared.bodies.take(self.row.store_id, kib))
     }
 
     /// Waits for room for a body that is not held meanwhile.
-    async fn wait_for_room(&mut self, kib: u32) {
+    async fn wait_for_room(&mut self, kib: usize) {
         let patience = if self.calls.is_empty() {
             PATIENCE
         } else {
             LOOK_EVERY
         };
-        let room = Arc::clone(&self.shared.bodies).acquire_many_owned(kib);
-        let room = tokio::time::timeout(patience, room).await;
-        self.reserved = room.ok().and_then(Result::ok);
+        let room = self.shared.bodies.wait(self.row.store_id, kib);
+        self.reserved = tokio::time::timeout(patience, room).await.ok();
     }
 
     /// Ends the work when nothing is due, see above; false when something is after all.
@@ -621,9 +623,8 @@ async fn next_time(
 }
 
 /// What a body takes of the room.
-fn kib(bytes: usize) -> u32 {
-    let kib = bytes.div_ceil(1_024).clamp(1, MOST_BODIES_KIB);
-    u32::try_from(kib).unwrap_or(u32::MAX)
+fn kib(bytes: usize) -> usize {
+    bytes.div_ceil(1_024).clamp(1, MOST_BODIES_KIB)
 }
 
 /// What a call needs.
@@ -639,13 +640,15 @@ impl Caller {
     /// Makes a call; none when somebody else may make it before this one had ended.
     async fn call(self, ready: Ready) -> Option<Settled> {
         let shared = &self.shared;
+        let store_id = self.plan.export.store_id;
         let turn = async {
-            let place = shared.calls.acquire().await;
+            let place = shared.calls.wait(store_id, 1).await;
+            let _door = shared.door.wait(store_id, 1).await;
             shared.turns.until_ready().await;
             place
         };
         let place = tokio::select! {
-            place = turn => place.ok()?,
+            place = turn => place,
             () = self.lease.over() => return None,
         };
         if !self.lease.lasts() {
@@ -665,13 +668,15 @@ impl Caller {
         } = call;
         let began = self.state.clock.now();
         let request = self.plan.request(url, &key, body, began);
+        let called_at = Instant::now();
         let answer = self.shared.client.call(request).await;
         drop((place, room));
+        let time = called_at.elapsed();
         Some(Settled {
             due,
             external_id,
             called_as: self.plan.export.updated_at,
-            came: self.came(answer, began, key, content),
+            came: self.came(answer, began, time, key, content),
         })
     }
 
@@ -679,6 +684,7 @@ impl Caller {
         &self,
         answer: Result<Answer, CallError>,
         began: DateTime<Utc>,
+        time: Duration,
         key: String,
         content: [u8; 32],
     ) -> Came {
@@ -698,7 +704,7 @@ impl Caller {
         let number = answer.status.as_u16();
         let status = i16::try_from(number).unwrap_or(0);
         if answer.status.is_success() {
-            self.pace.note_success();
+            self.pace.note_success(time);
             return Came::Sent {
                 key,
                 content,
@@ -706,6 +712,7 @@ impl Caller {
                 entry_id: self.state.clock.new_id(),
             };
         }
+        self.pace.note_refusal(time);
         let now = self.state.clock.now();
         let asked = match answer.retry_after {
             Some(retry_after) => Some(schedule::asked(retry_after, now)),

@@ -3,6 +3,7 @@
 mod kills;
 mod lists;
 mod live;
+mod neighbours;
 mod processes;
 mod pump;
 mod receivers;

@@ -194,7 +194,11 @@ async fn answer(wire: &mut Wire, says: Says) -> io::Result<bool> {
             gate.pass().await;
             Reply::plain(status)
         }
-        Says::Nothing => std::future::pending().await,
+        Says::Nothing => {
+            // It has not ended before the caller goes.
+            let _ = wire.stream().peek(&mut [0]).await;
+            return Ok(false);
+        }
         Says::Reset => {
             meta_wire::reset(wire.stream());
             return Ok(false);
