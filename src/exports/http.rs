@@ -89,7 +89,7 @@ async fn post_one(
     drop(body);
     let sample = wanted.settings.destination.sample();
     let sample = sample.map_err(Error::internal)?;
-    let judged = exports.guard.check_now(&sample).await;
+    let judged = exports.guard.check_now(store.store_id, &sample).await;
     judged.map_err(|refused| Error::Invalid(Faults::at("url", refused.to_string())))?;
     let store_id = store.store_id;
     let work = move |state: State| async move {

@@ -637,7 +637,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// Makes a call; none when somebody else may make it before this one had ended.
+    /// Makes a call; none when somebody else may make it before this one had ended, or when nobody
+    /// could look for its receiver.
     async fn call(self, ready: Ready) -> Option<Settled> {
         let shared = &self.shared;
         let store_id = self.plan.export.store_id;
@@ -669,8 +670,11 @@ impl Caller {
         let began = self.state.clock.now();
         let request = self.plan.request(url, &key, body, began);
         let called_at = Instant::now();
-        let answer = self.shared.client.call(request).await;
+        let answer = self.shared.client.call(store_id, request).await;
         drop((place, room));
+        if answer == Err(CallError::NoTurn) {
+            return None;
+        }
         let time = called_at.elapsed();
         Some(Settled {
             due,

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
-use super::{Guard, Refused};
+use super::{Guard, NoTurn, Refused};
 
 /// Connections that rest longer are closed.
 const IDLE: Duration = Duration::from_secs(30);
@@ -18,6 +18,11 @@ const IDLE: Duration = Duration::from_secs(30);
 const MOST_IDLE: usize = 16;
 /// Bytes of an answer that are taken and dropped, so that the connection can be used again.
 const MOST_DRAINED_BYTES: usize = 64 * 1_024;
+
+tokio::task_local! {
+    /// The store that a call is made for: the resolver is told of the name alone.
+    static CALLER: i64;
+}
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -69,6 +74,9 @@ pub enum CallError {
     /// The address must not be called.
     #[error("the address {0}")]
     Refused(#[from] Refused),
+    /// Nothing was tried: too many names are being looked up.
+    #[error("too many names are being looked up")]
+    NoTurn,
     /// Nothing was sent: the name was not found, or no connection could be made.
     #[error("no connection to the receiver could be made")]
     NotSent,
@@ -86,6 +94,7 @@ impl CallError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(_) => "address_refused",
+            Self::NoTurn => "no_turn",
             Self::NotSent => "not_connected",
             Self::TimedOut => "timed_out",
             Self::Lost => "connection_lost",
@@ -127,22 +136,24 @@ impl Guard {
 }
 
 impl Client {
-    /// Makes a call, once.
+    /// Makes a call for a store, once. It takes no longer than the time for a whole call, however
+    /// slowly the answer comes.
     ///
     /// # Errors
     /// When there is no answer: whether the receiver can have the request is told by which.
-    pub async fn call(&self, call: Call) -> Result<Answer, CallError> {
+    pub async fn call(&self, store_id: i64, call: Call) -> Result<Answer, CallError> {
         self.guard.check(&call.url)?;
         let mut request = reqwest::Request::new(call.method, call.url);
         *request.headers_mut() = call.headers;
         *request.body_mut() = Some(call.body.into());
-        let sent = self.http.execute(request).await;
+        let sent = CALLER.scope(store_id, self.http.execute(request)).await;
         let response = sent.map_err(|error| failed(&error))?;
         let answer = Answer {
             status: response.status(),
             retry_after: retry_after(response.headers()),
         };
-        drain(response).await;
+        // A connection that has to be made anew is cheaper than a place for calls that is held.
+        let _ = tokio::time::timeout(self.guard.times.drain, drain(response)).await;
         Ok(answer)
     }
 }
@@ -157,6 +168,9 @@ fn failed(error: &reqwest::Error) -> CallError {
     while let Some(inner) = cause {
         if let Some(refused) = inner.downcast_ref::<Refused>() {
             return CallError::Refused(*refused);
+        }
+        if inner.is::<NoTurn>() {
+            return CallError::NoTurn;
         }
         cause = inner.source();
     }
@@ -188,8 +202,10 @@ struct Resolver(Guard);
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.0.clone();
+        // Asked for where the call is made, even if another one should use the connection.
+        let store_id = CALLER.try_with(|store_id| *store_id).unwrap_or_default();
         Box::pin(async move {
-            let found = guard.resolve(name.as_str().to_owned()).await?;
+            let found = guard.resolve(store_id, name.as_str().to_owned()).await?;
             // Port 0 stands for that of the URL.
             let found = found.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(found) as Addrs)

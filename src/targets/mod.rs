@@ -9,6 +9,10 @@
 //! A name can change its address at any time, so it is judged where the connection is made, by the
 //! address that is connected to. A connection that is used again was judged when it was made.
 //! Redirects are not followed, and no proxy is asked.
+//!
+//! Stores share the look-ups ([`Pot`]), those of saves and those of calls apart: names whose servers
+//! never answer hold up the calls of their own store. A call whose name nobody could look up, since all
+//! were taken, was not tried.
 
 mod address;
 mod client;
@@ -23,15 +27,18 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Uri;
-use tokio::sync::Semaphore;
 use url::{Host, Url};
+
+use crate::shares::{Pot, Share};
 
 pub use address::{Allowed, is_public};
 pub use client::{Answer, Call, CallError, Client, RetryAfter};
 
-/// Names that are asked for at a time. The system's resolver can't be told to stop, and a thread
-/// waits for each: names of servers that never answer must not take them all.
-const MOST_LOOKUPS: usize = 64;
+/// Names that are asked for at a time, for calls and for exports that are saved. The system's resolver
+/// can't be told to stop, and a thread waits for each: names of servers that never answer must not
+/// take them all.
+const MOST_LOOKUPS_OF_CALLS: usize = 48;
+const MOST_LOOKUPS_OF_SAVES: usize = 16;
 
 /// Finds the addresses of a name; the tests have one of their own.
 type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
@@ -41,10 +48,14 @@ type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> 
 struct Times {
     /// Until a name is resolved that is about to be saved.
     lookup: Duration,
+    /// Until a name to be called finds its turn to be looked up. Less than the one below.
+    turn: Duration,
     /// Until a connection stands.
     connect: Duration,
     /// The whole call. More than the one above, so that it never cuts off a connection attempt.
     call: Duration,
+    /// Of that, until the rest of an answer has come whose status is known.
+    drain: Duration,
 }
 
 /// Why an address is not called: sentences about the member that holds it. They don't tell what a
@@ -65,11 +76,18 @@ pub enum Refused {
     Internal,
 }
 
-/// Judges addresses. Cheap to clone; all clones share the bound on look-ups, so one is enough.
+/// No look-up of a name was to be had in time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("too many names are being looked up")]
+struct NoTurn;
+
+/// Judges addresses. Cheap to clone; all clones share the bounds on look-ups, so one is enough.
 #[derive(Clone)]
 pub struct Guard {
     allowed: Arc<Allowed>,
     lookup: Lookup,
+    of_calls: Pot,
+    of_saves: Pot,
     times: Times,
 }
 
@@ -80,10 +98,14 @@ impl Guard {
         Self {
             allowed: Arc::new(allowed),
             lookup: system_lookup(),
+            of_calls: Pot::new(MOST_LOOKUPS_OF_CALLS),
+            of_saves: Pot::new(MOST_LOOKUPS_OF_SAVES),
             times: Times {
                 lookup: Duration::from_secs(2),
+                turn: Duration::from_secs(2),
                 connect: Duration::from_secs(5),
                 call: Duration::from_secs(15),
+                drain: Duration::from_secs(2),
             },
         }
     }
@@ -117,12 +139,12 @@ impl Guard {
         }
     }
 
-    /// The same, and judges what a name resolves to now. A name that can't be resolved passes: the
+    /// The same for a store, and judges what a name resolves to now. A name that can't be resolved passes: the
     /// receiver may come later, and the call judges again.
     ///
     /// # Errors
     /// Why it must not be called.
-    pub async fn check_now(&self, url: &Url) -> Result<(), Refused> {
+    pub async fn check_now(&self, store_id: i64, url: &Url) -> Result<(), Refused> {
         self.check(url)?;
         let Some(Host::Domain(name)) = url.host() else {
             return Ok(());
@@ -131,7 +153,10 @@ impl Guard {
         if is_local(name) || self.allowed.name(name) {
             return Ok(());
         }
-        let lookup = (self.lookup)(name.to_owned());
+        let lookup = async {
+            let turn = self.of_saves.wait(store_id, 1).await;
+            self.look_up(turn, name.to_owned()).await
+        };
         match tokio::time::timeout(self.times.lookup, lookup).await {
             Ok(Ok(found)) if !found.iter().all(|address| self.may_reach(*address)) => {
                 Err(Refused::Internal)
@@ -141,8 +166,11 @@ impl Guard {
     }
 
     /// The addresses of a name that may be connected to.
-    async fn resolve(&self, name: String) -> Result<Vec<IpAddr>, ResolveError> {
-        let mut found = (self.lookup)(name.clone()).await?;
+    async fn resolve(&self, store_id: i64, name: String) -> Result<Vec<IpAddr>, ResolveError> {
+        let turn = self.of_calls.wait(store_id, 1);
+        let turn = tokio::time::timeout(self.times.turn, turn).await;
+        let turn = turn.map_err(|_| NoTurn)?;
+        let mut found = self.look_up(turn, name.clone()).await?;
         if found.is_empty() {
             return Err(io::Error::from(io::ErrorKind::NotFound).into());
         }
@@ -153,6 +181,17 @@ impl Guard {
             return Err(Refused::Internal.into());
         }
         Ok(found)
+    }
+
+    /// Looks a name up. In a task of its own, since the resolver goes on when nobody waits any more: the
+    /// turn ends with the look-up.
+    async fn look_up(&self, turn: Share, name: String) -> io::Result<Vec<IpAddr>> {
+        let found = (self.lookup)(name);
+        let looked_up = tokio::spawn(async move {
+            let _turn = turn;
+            found.await
+        });
+        looked_up.await.map_err(io::Error::other)?
     }
 
     fn may_reach(&self, address: IpAddr) -> bool {
@@ -183,19 +222,10 @@ fn is_local(name: &str) -> bool {
 }
 
 fn system_lookup() -> Lookup {
-    let turns = Arc::new(Semaphore::new(MOST_LOOKUPS));
-    Arc::new(move |name| {
-        let turns = Arc::clone(&turns);
+    Arc::new(|name| {
         Box::pin(async move {
-            let turn = turns.acquire_owned().await.map_err(io::Error::other)?;
-            // In a task of its own, since the thread goes on when nobody waits any more: the turn
-            // ends with the look-up.
-            let looked_up = tokio::spawn(async move {
-                let _turn = turn;
-                let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-                Ok(found.map(|address| address.ip()).collect())
-            });
-            looked_up.await.map_err(io::Error::other)?
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
         })
     })
 }

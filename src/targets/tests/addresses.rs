@@ -231,12 +231,12 @@ async fn a_name_is_saved_only_if_nothing_it_resolves_to_is_internal() {
         ("SHOP.example.", &["127.0.0.1"], true),
         ("example", &["127.0.0.1"], false),
     ] {
-        let judged = resolving_to(allowed, found).check_now(&address).await;
+        let judged = resolving_to(allowed, found).check_now(1, &address).await;
         assert_eq!(judged.is_ok(), saved, "{allowed} {found:?}");
     }
     let guard = resolving_to("127.0.0.0/8", &["127.0.0.1", "::1"]);
-    assert_eq!(guard.check_now(&url("http://localhost/")).await, Ok(()));
-    let judged = guard.check_now(&url("http://10.0.0.1/")).await;
+    assert_eq!(guard.check_now(1, &url("http://localhost/")).await, Ok(()));
+    let judged = guard.check_now(1, &url("http://10.0.0.1/")).await;
     assert_eq!(judged, Err(Refused::Internal));
 }
 
@@ -247,7 +247,7 @@ async fn a_name_that_cannot_be_resolved_now_is_saved() {
         lookup: Arc::new(|_| Box::pin(async { Err(io::Error::other("unknown")) })),
         ..guard("")
     };
-    assert_eq!(unknown.check_now(&address).await, Ok(()));
+    assert_eq!(unknown.check_now(1, &address).await, Ok(()));
     let patient = guard("");
     let silent = Guard {
         lookup: Arc::new(|_| Box::pin(std::future::pending())),
@@ -257,7 +257,7 @@ async fn a_name_that_cannot_be_resolved_now_is_saved() {
         },
         ..patient
     };
-    assert_eq!(silent.check_now(&address).await, Ok(()));
+    assert_eq!(silent.check_now(1, &address).await, Ok(()));
 }
 
 #[tokio::test]

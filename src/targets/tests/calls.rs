@@ -101,8 +101,10 @@ impl Names {
             }),
             times: Times {
                 lookup: Duration::from_secs(1),
+                turn: Duration::from_millis(100),
                 connect: Duration::from_secs(1),
                 call: Duration::from_millis(500),
+                drain: Duration::from_millis(500),
             },
             ..Guard::new(Allowed::parse(allowed).unwrap())
         }
@@ -116,7 +118,7 @@ async fn call(guard: &Guard, url: &Url) -> Result<Answer, CallError> {
         headers: HeaderMap::from_iter([("x-test".parse().unwrap(), HeaderValue::from(7))]),
         body: Bytes::from_static(b"{}"),
     };
-    guard.client().unwrap().call(call).await
+    guard.client().unwrap().call(1, call).await
 }
 
 #[tokio::test]
@@ -126,12 +128,12 @@ async fn a_name_that_leads_inside_only_at_the_call_is_refused_unconnected() {
     for inside in [&[LOOPBACK][..], &["::ffff:127.0.0.1".parse().unwrap()]] {
         let names = Names::to(&[PUBLIC]);
         let guard = names.guard("");
-        assert_eq!(guard.check_now(&url).await, Ok(()));
+        assert_eq!(guard.check_now(1, &url).await, Ok(()));
         names.now_to(inside);
         let refused = call(&guard, &url).await.unwrap_err();
         assert_eq!(refused, CallError::Refused(Refused::Internal));
         assert_eq!(refused.code(), "address_refused");
-        assert_eq!(guard.check_now(&url).await, Err(Refused::Internal));
+        assert_eq!(guard.check_now(1, &url).await, Err(Refused::Internal));
     }
     // Whoever connected before would have been counted before this one.
     let allowed = Names::to(&[LOOPBACK]).guard("127.0.0.0/8");
@@ -365,8 +367,120 @@ async fn a_connection_is_used_again_after_a_short_answer_only() {
                 headers: HeaderMap::new(),
                 body: Bytes::new(),
             };
-            assert_eq!(client.call(call).await.unwrap().status, StatusCode::OK);
+            assert_eq!(client.call(1, call).await.unwrap().status, StatusCode::OK);
         }
         assert_eq!(receiver.connections(), connections);
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_never_ends_holds_a_call_no_longer_than_its_rest_may_take() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nabc";
+    let receiver = Receiver::start(answer).await;
+    let guard = Names::to(&[LOOPBACK]).guard("127.0.0.1");
+    let guard = Guard {
+        times: Times {
+            call: Duration::from_secs(600),
+            drain: Duration::from_millis(10),
+            ..guard.times
+        },
+        ..guard
+    };
+    let url = receiver.url("shop.example");
+    let called = tokio::time::timeout(Duration::from_secs(60), call(&guard, &url)).await;
+    let answer = called.expect("long before the call's own time is over");
+    assert_eq!(answer.map(|answer| answer.status), Ok(StatusCode::OK));
+}
+
+/// Answers a byte at a time, for ever.
+async fn drip(head: &'static str) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    Url::parse(&format!("http://shop.example:{port}/")).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_is_cut_at_the_end_of_the_calls_time() {
+    let guard = Names::to(&[LOOPBACK]).guard("127.0.0.1");
+    let patient = Guard {
+        times: Times {
+            drain: Duration::from_secs(600),
+            ..guard.times
+        },
+        ..guard.clone()
+    };
+    for (head, expected) in [
+        ("HTTP/1.1 200 OK\r\nx-slow: ", Err(CallError::TimedOut)),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n",
+            Ok(StatusCode::OK),
+        ),
+    ] {
+        let url = drip(head).await;
+        let called = tokio::time::timeout(Duration::from_secs(60), call(&patient, &url)).await;
+        let answer = called.expect("it is cut").map(|answer| answer.status);
+        assert_eq!(answer, expected);
+    }
+}
+
+#[tokio::test]
+async fn names_of_one_store_that_are_never_answered_leave_look_ups_to_others() {
+    let receiver = Receiver::start(OK).await;
+    let plain = Names::to(&[LOOPBACK]).guard("127.0.0.1");
+    let (known, asked) = (Arc::clone(&plain.lookup), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&asked);
+    let guard = Guard {
+        lookup: Arc::new(move |name| {
+            if name == "shop.example" {
+                return known(name);
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            Box::pin(std::future::pending())
+        }),
+        times: Times {
+            connect: Duration::from_secs(3),
+            call: Duration::from_secs(60),
+            ..plain.times
+        },
+        ..plain
+    };
+    let client = guard.client().unwrap();
+    let of = |host: &str| Call {
+        method: Method::GET,
+        url: receiver.url(host),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+    };
+    // Saves and calls of one store that wait for such names: look-ups go on when nobody waits.
+    let dead = url_of_nobody();
+    let saves = (0..40).map(|_| guard.check_now(1, &dead));
+    let calls = (0..40).map(|_| client.call(1, of("nobody.example")));
+    let (_, calls) = futures_util::join!(
+        futures_util::future::join_all(saves),
+        futures_util::future::join_all(calls),
+    );
+    let refused = calls.iter().filter(|call| **call == Err(CallError::NoTurn));
+    assert_eq!(refused.count(), 40 - 24, "what had no turn was not tried");
+    assert_eq!(asked.load(Ordering::SeqCst), 24 + 8, "half of each");
+    // Another store's call is made, and its export judged.
+    let answer = client.call(2, of("shop.example")).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    let inside = Guard {
+        allowed: Arc::new(Allowed::default()),
+        ..guard.clone()
+    };
+    let judged = inside.check_now(2, &receiver.url("shop.example")).await;
+    assert_eq!(judged, Err(Refused::Internal));
+}
+
+fn url_of_nobody() -> Url {
+    Url::parse("https://nobody.example/").unwrap()
 }
