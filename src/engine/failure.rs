@@ -7,6 +7,9 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::Error;
 
+/// `lock_not_available`
+const LOCKED: &str = "55P03";
+
 /// Why a transaction did not end well.
 #[derive(Debug)]
 pub enum Failure {
@@ -57,7 +60,7 @@ impl From<sqlx::Error> for Failure {
         match code.as_deref().unwrap_or_default() {
             // 22007, not a date: see `Resource::change`
             "22007" | "23505" | "40001" | "40P01" => Self::Conflict,
-            "55P03" | "57014" => Self::Busy(error),
+            LOCKED | "57014" => Self::Busy(error),
             // no disk, no memory, no connection left; read-only after a failover; shutting down
             code if ["08", "53", "28", "3D"].contains(&class(code))
                 || [
@@ -91,6 +94,21 @@ impl Failure {
     #[must_use]
     pub fn is_of_one_row(&self) -> bool {
         matches!(self, Self::Value(_) | Self::Row(_))
+    }
+
+    /// Whether somebody else held a lock for longer than was waited: nothing was done.
+    #[must_use]
+    pub fn is_of_a_lock(&self) -> bool {
+        let Self::Busy(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        error.code().as_deref() == Some(LOCKED)
+    }
+
+    /// Whether the database could not be reached, or not to the end.
+    #[must_use]
+    pub fn is_of_the_database(&self) -> bool {
+        matches!(self, Self::Disconnected(_) | Self::CommitLost(_))
     }
 
     /// What a failed `commit` means: only Postgres's own ERROR proves that it was not done.

@@ -74,7 +74,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Resource;
-use super::write::{self, Answers, Detail, Ending, Options, Outcome, Write, Written};
+use super::write::{self, Answers, Detail, Ending, LockWait, Options, Outcome, Write, Written};
 use crate::database::{self, Database};
 use crate::edge::Limits;
 use crate::error::Error;
@@ -856,6 +856,7 @@ impl<R: Resource> Batch<R> {
                 Class::Whole => Ending::Whole,
             },
             patience: self.patience,
+            lock_wait: LockWait::Usual,
         };
         let written = Box::pin(write::write(&lanes.0.state, &self.writes, options)).await;
         pulse.note(!written.as_ref().is_err_and(Error::is_of_the_database));

@@ -30,7 +30,7 @@ use super::group_commit::{Lanes, Writer};
 use super::read::{self, List};
 use super::record::Record;
 use super::request::Conditions;
-use super::write::{self, Change, Detail, Ending, Options, Outcome, Write, Written};
+use super::write::{self, Change, Detail, Ending, LockWait, Options, Outcome, Write, Written};
 use super::{Resource, bulk};
 use crate::auth::{Gatekeeper, StoreAccess};
 use crate::edge::{self, Gate, Holder, Limits, Pot, RateLimiter, WholeBody, media_type};
@@ -638,6 +638,7 @@ pub async fn dry_run_of<R: Resource>(
         detail,
         ending: Ending::DryRun,
         patience: Duration::ZERO,
+        lock_wait: LockWait::Usual,
     };
     let work = |state: State| async move {
         let _place = permit;

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rand::RngExt as _;
+use sqlx::Executor as _;
 use uuid::Uuid;
 
 use super::events::{self, Event};
@@ -169,6 +170,15 @@ pub enum Ending {
     DryRun,
 }
 
+/// How long a batch waits for a lock of somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockWait {
+    /// As the connection is set.
+    Usual,
+    /// Hardly: somebody holds one of many, and others wait to hear that theirs is not it.
+    Short,
+}
+
 /// How a batch is written.
 #[derive(Clone, Copy)]
 pub struct Options {
@@ -178,6 +188,8 @@ pub struct Options {
     pub ending: Ending,
     /// How long a lost database is waited for.
     pub patience: Duration,
+    /// How long a lock is waited for.
+    pub lock_wait: LockWait,
 }
 
 /// What each write adds to the time that a statement of its batch may take.
@@ -186,6 +198,8 @@ const FOR_EACH_WRITE: Duration = Duration::from_millis(8);
 /// Attempts lost to faster writers before the caller is asked to come back. With locks taken first
 /// only a race for a new key is lost, and at most once per key.
 const MOST_CONFLICTS: u32 = 20;
+/// What [`LockWait::Short`] means: as long as a transaction takes that is about to end.
+const SHORT_LOCK_WAIT: &str = "set local lock_timeout = '10ms'";
 /// Attempts lost to broken connections before patience begins to count: a pool may be full of them.
 const MOST_BROKEN: u32 = 3;
 
@@ -198,6 +212,22 @@ pub async fn write<R: Resource>(
     writes: &[Write<R>],
     options: Options,
 ) -> Result<Answers<R>, Error> {
+    let written = attempt(state, writes, options, &mut None).await;
+    written.map_err(Failure::into_error)
+}
+
+/// The same for who tries again what a lock has held up: `lost` are the answers of a commit that got
+/// none itself, kept from one time to the next.
+///
+/// # Errors
+/// As for [`write`]. Where it [is of a lock](Failure::is_of_a_lock), nothing was done but what `lost`
+/// may tell of.
+pub async fn attempt<R: Resource>(
+    state: &State,
+    writes: &[Write<R>],
+    options: Options,
+    lost: &mut Option<Answers<R>>,
+) -> Result<Answers<R>, Failure> {
     let batch = Batch {
         state,
         writes,
@@ -207,14 +237,14 @@ pub async fn write<R: Resource>(
             .collect(),
         options,
     };
-    match batch.until_settled().await {
+    match batch.until_settled(lost).await {
         Err(failure)
             if failure.is_of_one_row() && writes.len() > 1 && options.ending == Ending::Each =>
         {
             metrics::counter!("keyfold_write_splits_total").increment(1);
-            Box::pin(in_halves(state, writes, options)).await
+            Ok(Box::pin(in_halves(state, writes, options)).await)
         }
-        settled => settled.map_err(Failure::into_error),
+        settled => settled,
     }
 }
 
@@ -224,7 +254,7 @@ fn in_halves<'a, R: Resource>(
     state: &'a State,
     writes: &'a [Write<R>],
     options: Options,
-) -> Pin<Box<dyn Future<Output = Result<Answers<R>, Error>> + Send + 'a>> {
+) -> Pin<Box<dyn Future<Output = Answers<R>> + Send + 'a>> {
     Box::pin(async move {
         let mut answers = Vec::with_capacity(writes.len());
         let (first, second) = writes.split_at(writes.len() / 2);
@@ -239,7 +269,7 @@ fn in_halves<'a, R: Resource>(
                 }
             }
         }
-        Ok(answers)
+        answers
     })
 }
 
@@ -277,13 +307,12 @@ enum Prepared<R: Resource> {
 
 impl<R: Resource> Batch<'_, R> {
     /// Attempts until it is done, or it is clear that it won't be.
-    async fn until_settled(&self) -> Result<Answers<R>, Failure> {
+    async fn until_settled(&self, lost: &mut Option<Answers<R>>) -> Result<Answers<R>, Failure> {
         let started = Instant::now();
         let (mut conflicts, mut broken) = (0, 0);
-        let mut lost: Option<Answers<R>> = None;
         loop {
             let careful = conflicts > 0 || lost.is_some();
-            let failure = match self.attempt(careful, &mut lost).await {
+            let failure = match self.attempt(careful, lost).await {
                 Ok(answers) => return Ok(answers),
                 Err(failure) => failure,
             };
@@ -298,6 +327,7 @@ impl<R: Resource> Batch<'_, R> {
                 {
                     broken += 1;
                 }
+                failure if failure.is_of_a_lock() => return Err(failure),
                 // It was never found out whether the first commit was done.
                 failure if lost.is_some() => return Err(failure.after_lost_commit()),
                 failure => return Err(failure),
@@ -318,6 +348,7 @@ impl<R: Resource> Batch<'_, R> {
         lent.allow(pool.limits().statement + FOR_EACH_WRITE * writes);
         if careful {
             let mut transaction = Transaction::begin_on(lent).await?;
+            self.hurry(&mut transaction).await?;
             let prepared = self.carefully(&mut transaction, lost).await;
             return self.end(transaction, prepared, lost).await;
         }
@@ -345,8 +376,17 @@ impl<R: Resource> Batch<'_, R> {
             needs,
         };
         let mut transaction = Transaction::begin_on(lent).await?;
+        self.hurry(&mut transaction).await?;
         let prepared = self.optimistically(&mut transaction, read, applied).await;
         self.end(transaction, prepared, lost).await
+    }
+
+    /// Sees to it that a transaction does not wait for locks if it may not.
+    async fn hurry(&self, transaction: &mut Transaction) -> sqlx::Result<()> {
+        if self.options.lock_wait == LockWait::Short {
+            transaction.connection().execute(SHORT_LOCK_WAIT).await?;
+        }
+        Ok(())
     }
 
     /// Puts whose companions are looked at, unless it turns out that they change nothing: those that
@@ -461,6 +501,7 @@ impl<R: Resource> Batch<'_, R> {
             Ending::DryRun => false,
         };
         is_kept
+            && self.options.lock_wait == LockWait::Usual
             && !applied.incomplete
             && applied.fresh.is_empty()
             && !applied.working.has_new()
