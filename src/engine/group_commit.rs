@@ -25,7 +25,8 @@
 //! customer, it is as with two processes: the slower one is undone and written again.) Within a batch
 //! `engine/write` applies the writes one after the other in memory: the second write of a key sees
 //! the first. Each resource has its own queue, since its records are of their own type; lanes are
-//! given to queues in the order in which they ask.
+//! given to queues in the order in which they ask. What waits for a key is known to all queues, and
+//! whoever came later leaves the key to it.
 //!
 //! **Why each answer is right.** An answer is given when its batch is committed, or when nothing had
 //! to be written. Then it is known that every row of the batch still had the version that was read
@@ -45,9 +46,12 @@
 //! **One bad row** must not fail its neighbours: a batch that Postgres refuses for a value is written
 //! again in halves, until the row stands alone.
 //!
+//! **Stores** take turns: a batch takes one write of each store that waits, then the next one of each,
+//! and a full queue has room for a store that has less than its share of it ([`Places`]).
+//!
 //! **Turns.** Single writes may use all lanes or, where Postgres shares few processors with them, only
 //! some ([`Config::singles_at_once`](crate::config::Config::singles_at_once)): a second batch beside
-//! the first one would halve both, and what a batch costs as such comes twice. A batch that is held up
+//! the first one would halve both, and what a batch costs as such comes twice. A batch that takes long
 //! gives its turn back. Bulk brings batches that are large anyway and uses all lanes.
 //!
 //! **Bulk** takes turns with single writes. A bulk request has at most two slices in the queue, so it
@@ -59,16 +63,15 @@
 //! Postgres; among hundreds of requests, each step would also wait for its turn at the processor.
 //!
 //! **Bounds.** The queue is bounded in writes, bytes and age. A caller finds it full before its body
-//! is read. A burst may fill it; where it stays long, fewer are let in ([`Crowd`]). A caller who hangs
-//! up takes nothing back: what is queued is written.
+//! is read. A burst may fill it; where it stays long, fewer are let in. A caller who hangs up takes
+//! nothing back: what is queued is written.
 
-use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+mod keys;
+mod places;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hashbrown::DefaultHashBuilder;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -79,12 +82,15 @@ use crate::database::{self, Database};
 use crate::edge::Limits;
 use crate::error::Error;
 use crate::state::{ACQUIRE_TIMEOUT, State};
+use crate::turns::{Turns, Verdict};
 use crate::vitals::{self, Pulse};
+
+pub use self::keys::LaneKey;
+use self::keys::{Claimant, Look, Reserved};
+use self::places::{Place, Places};
 
 /// Bytes after which a batch takes no more writes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes of single writes that may wait.
-const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// How long a batch of single writes keeps others from beginning where they take turns. One that
 /// takes longer waits for a lock or a disk, and leaves the processors to them.
 const TURN: Duration = Duration::from_millis(50);
@@ -128,38 +134,6 @@ impl Patience {
     }
 }
 
-/// What must not be under way twice at the same time: a record, or a customer by one of its names.
-/// Two that collide only wait for each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LaneKey(u64);
-
-impl LaneKey {
-    /// The key of something of a store: of which kind, and its name.
-    #[must_use]
-    pub fn of(store_id: i64, kind: &'static str, name: &str) -> Self {
-        static HASHES: LazyLock<DefaultHashBuilder> = LazyLock::new(Default::default);
-        Self(HASHES.hash_one((store_id, kind, name)))
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {}
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-}
-
-type Keys = HashSet<LaneKey, BuildHasherDefault<AsItIs>>;
-
 /// What the queues of all resources share: the lanes to the database, the keys that are under way
 /// there, and how much waits.
 #[derive(Clone)]
@@ -178,15 +152,11 @@ struct Shared {
     lanes: Arc<Semaphore>,
     /// One permit a lane that single writes may use.
     turns: Arc<Semaphore>,
-    under_way: Mutex<Keys>,
+    reserved: Mutex<Reserved>,
     /// Told whenever keys are free again.
     landed: Notify,
-    /// Single writes that wait, and their bytes.
-    waiting: AtomicUsize,
-    waiting_bytes: AtomicUsize,
-    crowd: Mutex<Crowd>,
-    /// How many single writes may wait, by what the crowd says now.
-    most_waiting: AtomicUsize,
+    /// Single writes that wait.
+    places: Arc<Places>,
     limits: Limits,
     most_batch: usize,
 }
@@ -203,13 +173,17 @@ impl Lanes {
             .enable_all()
             .build()?;
         let thread = runtime.handle().clone();
-        let state = {
-            let _here = thread.enter();
-            state.with_own_connections(database::Limits {
-                max_connections: config.lane_connections(),
-                acquire: ACQUIRE_TIMEOUT,
-                statement: STATEMENT,
-            })
+        let connections = database::Limits {
+            max_connections: config.lane_connections(),
+            acquire: ACQUIRE_TIMEOUT,
+            statement: STATEMENT,
+        };
+        let state = State {
+            pool: {
+                let _here = thread.enter();
+                Database::new(state.pool.options().clone(), connections)
+            },
+            ..state.clone()
         };
         let (ended, closed) = (CancellationToken::new(), CancellationToken::new());
         let (end, close, pool) = (ended.clone(), closed.clone(), state.pool.clone());
@@ -228,13 +202,10 @@ impl Lanes {
             closed,
             lanes: Arc::new(Semaphore::new(config.lanes() as usize)),
             turns: Arc::new(Semaphore::new(config.singles_at_once() as usize)),
-            under_way: Mutex::default(),
+            reserved: Mutex::default(),
             landed: Notify::new(),
-            waiting: AtomicUsize::new(0),
-            waiting_bytes: AtomicUsize::new(0),
+            places: Places::new(config.write_batch, config.write_queue),
             limits: limits.clone(),
-            crowd: Mutex::new(Crowd::new(config.write_batch, config.write_queue)),
-            most_waiting: AtomicUsize::new(config.write_queue as usize),
             most_batch: config.write_batch as usize,
             state,
         })))
@@ -253,45 +224,18 @@ impl Lanes {
         &self.0.state.pool
     }
 
-    /// Whether there is room for another write; asked before its body is read.
+    /// Whether there is room for another write of a store; asked before its body is read.
     ///
     /// # Errors
-    /// `Overloaded` when as many wait as may.
-    pub fn check(&self) -> Result<(), Error> {
-        let full = self.depth() >= self.0.most_waiting.load(Ordering::Relaxed)
-            || self.0.waiting_bytes.load(Ordering::Relaxed) >= QUEUE_BYTES;
-        if full { Err(Error::Overloaded) } else { Ok(()) }
+    /// `Overloaded` when as many wait as may, and the store has its share of them.
+    pub fn check(&self, store_id: i64) -> Result<(), Error> {
+        self.0.places.check(store_id)
     }
 
-    /// Single writes that wait.
+    /// Single writes that wait for a batch.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.0.waiting.load(Ordering::Relaxed)
-    }
-
-    /// A place in the queue, for a write of so many bytes.
-    fn place(&self, bytes: usize) -> Result<Place, Error> {
-        // Counted from before it is checked, so that a race can't let two in.
-        let place = Place {
-            shared: Arc::clone(&self.0),
-            bytes,
-        };
-        let waiting = self.0.waiting.fetch_add(1, Ordering::Relaxed);
-        let waiting_bytes = self.0.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // A lone write of any size is let in.
-        let too_many_bytes = waiting > 0 && waiting_bytes + bytes > QUEUE_BYTES;
-        if waiting >= self.0.most_waiting.load(Ordering::Relaxed) || too_many_bytes {
-            return Err(Error::Overloaded);
-        }
-        Ok(place)
-    }
-
-    /// Looks at how many wait, when a batch is about to be taken from them.
-    fn look_at_the_crowd(&self) {
-        let crowd = self.0.crowd.lock();
-        let mut crowd = crowd.unwrap_or_else(PoisonError::into_inner);
-        let most = crowd.after(self.depth(), Instant::now());
-        self.0.most_waiting.store(most, Ordering::Relaxed);
+        self.0.places.waiting()
     }
 
     /// A lane, in order of asking.
@@ -311,73 +255,10 @@ impl Lanes {
         Arc::clone(&self.0.turns).try_acquire_owned().ok()
     }
 
-    fn under_way(&self) -> MutexGuard<'_, Keys> {
-        // A set of numbers is whole at any time.
-        let keys = self.0.under_way.lock();
-        keys.unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How many single writes may wait. A burst that is worked off soon may fill the whole queue. Under
-/// more load than can be written, a long queue only makes everybody wait: as much is written when
-/// hardly more wait than the next batch takes.
-struct Crowd {
-    most: usize,
-    /// Enough for batches that are worth it.
-    enough: usize,
-    is_short: bool,
-    /// Since when it has been the other way round.
-    since: Option<Instant>,
-}
-
-impl Crowd {
-    /// For how long the queue must have been longer than enough, or much shorter.
-    const LASTING: Duration = Duration::from_millis(100);
-    /// Whatever the size of a batch, so many may wait.
-    const ALWAYS: u32 = 128;
-
-    fn new(most_batch: u32, most_waiting: u32) -> Self {
-        let enough = (most_batch / 2).max(Self::ALWAYS).min(most_waiting);
-        Self {
-            most: most_waiting as usize,
-            enough: enough as usize,
-            is_short: false,
-            since: None,
-        }
-    }
-
-    /// How many may wait, now that so many do.
-    fn after(&mut self, waiting: usize, now: Instant) -> usize {
-        let turns = if self.is_short {
-            waiting <= self.enough / 2
-        } else {
-            waiting > self.enough
-        };
-        if !turns {
-            self.since = None;
-        } else if now >= *self.since.get_or_insert(now) + Self::LASTING {
-            self.is_short = !self.is_short;
-            self.since = None;
-        }
-        if self.is_short {
-            self.enough
-        } else {
-            self.most
-        }
-    }
-}
-
-/// One write in the queue's count, until it is dropped.
-struct Place {
-    shared: Arc<Shared>,
-    bytes: usize,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-        let bytes = &self.shared.waiting_bytes;
-        bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        // Sets of numbers are whole at any time.
+        let reserved = self.0.reserved.lock();
+        reserved.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -389,11 +270,7 @@ struct Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let mut under_way = self.lanes.under_way();
-        for key in &self.keys {
-            under_way.remove(key);
-        }
-        drop(under_way);
+        self.lanes.reserved().give_back(&self.keys);
         self.lanes.0.landed.notify_waiters();
     }
 }
@@ -404,7 +281,7 @@ pub struct Writer<R: Resource>(Arc<Way<R>>);
 
 struct Way<R: Resource> {
     lanes: Lanes,
-    /// Unbounded as such: single writes are bounded by [`Place`], bulk by the number of bulk
+    /// Unbounded as such: single writes are bounded by [`Places`], bulk by the number of bulk
     /// requests.
     queue: mpsc::UnboundedSender<Vec<Entry<R>>>,
 }
@@ -459,6 +336,7 @@ impl<R: Resource> Slice<R> {
 
 /// What one caller asked for in one go.
 struct Entry<R: Resource> {
+    store_id: i64,
     writes: Vec<Write<R>>,
     keys: Vec<LaneKey>,
     bytes: usize,
@@ -489,8 +367,8 @@ impl<R: Resource> Writer<R> {
         let reader = Queue {
             lanes: lanes.clone(),
             arrivals,
-            singles: VecDeque::new(),
-            bulk: VecDeque::new(),
+            singles: Waiting::new(lanes),
+            bulk: Waiting::new(lanes),
             bulk_is_next: false,
             pulse: lanes.0.state.vitals.register(R::PATH),
             metrics: Metrics::of::<R>(),
@@ -522,7 +400,8 @@ impl<R: Resource> Writer<R> {
     /// # Errors
     /// `Overloaded` when the queue is full or too slow; what the write came to.
     pub async fn single(&self, write: Write<R>) -> Result<Written<R>, Error> {
-        let place = self.0.lanes.place(write.bytes)?;
+        let places = &self.0.lanes.0.places;
+        let place = places.take(write.store_id, write.bytes)?;
         let answers = self
             .enter(Class::Single, vec![write], Patience::Short, Some(place))
             .await?;
@@ -588,6 +467,7 @@ impl<R: Resource> Writer<R> {
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
         let entry = Entry {
+            store_id: writes.first().map_or(0, |write| write.store_id),
             keys: writes.iter().flat_map(Write::lane_keys).collect(),
             bytes: writes.iter().map(|write| write.bytes).sum(),
             writes,
@@ -618,8 +498,8 @@ async fn answer_of<R: Resource>(answer: Answer<R>) -> Result<Answers<R>, Error> 
 struct Queue<R: Resource> {
     lanes: Lanes,
     arrivals: mpsc::UnboundedReceiver<Vec<Entry<R>>>,
-    singles: VecDeque<Entry<R>>,
-    bulk: VecDeque<Entry<R>>,
+    singles: Waiting<R>,
+    bulk: Waiting<R>,
     /// Single writes and bulk take turns while both wait.
     bulk_is_next: bool,
     pulse: Pulse,
@@ -637,7 +517,7 @@ impl<R: Resource> Queue<R> {
                 };
                 self.arrive(entries);
             }
-            let turn = if self.bulk.is_empty() {
+            let turn = if self.bulk.entries.is_empty() {
                 Some(self.while_waiting(lanes.turn()).await)
             } else {
                 lanes.turn_now()
@@ -648,7 +528,7 @@ impl<R: Resource> Queue<R> {
             landed.as_mut().enable();
             self.take_arrivals();
             self.expire();
-            lanes.look_at_the_crowd();
+            lanes.0.places.look_at_the_crowd();
             match self.next_batch(turn.is_some()) {
                 Some((batch, flight)) => self.begin(batch, flight, lane, turn),
                 None if self.is_empty() => {}
@@ -661,15 +541,16 @@ impl<R: Resource> Queue<R> {
     }
 
     fn is_empty(&self) -> bool {
-        self.singles.is_empty() && self.bulk.is_empty()
+        self.singles.entries.is_empty() && self.bulk.entries.is_empty()
     }
 
     fn arrive(&mut self, entries: Vec<Entry<R>>) {
         for entry in entries {
-            match entry.class {
-                Class::Single => self.singles.push_back(entry),
-                Class::Slice | Class::Whole => self.bulk.push_back(entry),
-            }
+            let waiting = match entry.class {
+                Class::Single => &mut self.singles,
+                Class::Slice | Class::Whole => &mut self.bulk,
+            };
+            waiting.entries.push(entry.store_id, entry);
         }
     }
 
@@ -709,8 +590,13 @@ impl<R: Resource> Queue<R> {
     /// Refuses what has waited too long: nothing was done of it.
     fn expire(&mut self) {
         let now = Instant::now();
-        for queue in [&mut self.singles, &mut self.bulk] {
-            while let Some(entry) = queue.pop_front_if(|entry| entry.expires <= now) {
+        for waiting in [&mut self.singles, &mut self.bulk] {
+            let expired = waiting.entries.extract(|entry| entry.expires <= now);
+            if !expired.is_empty() {
+                self.lanes.reserved().forget(waiting.claimant);
+                self.lanes.0.landed.notify_waiters();
+            }
+            for entry in expired {
                 // Who hung up doesn't want to know.
                 let _ = entry.reply.send(Err(Error::Overloaded));
             }
@@ -720,20 +606,19 @@ impl<R: Resource> Queue<R> {
     /// What goes to the database next, with its keys reserved: as much as has no key that is under
     /// way, or that somebody earlier waits for. Single writes need a turn.
     fn next_batch(&mut self, has_turn: bool) -> Option<(Batch<R>, Flight)> {
-        let mut under_way = self.lanes.under_way();
-        let most = self.lanes.0.most_batch;
-        let mut awaited = Keys::default();
-        let mut take = |queue| Batch::take(queue, most, &under_way, &mut awaited);
+        let lanes = self.lanes.clone();
+        let mut reserved = lanes.reserved();
+        let most = lanes.0.most_batch;
+        let mut take = |waiting: &mut Waiting<R>| waiting.take(most, &mut reserved);
         let batch = match (has_turn, self.bulk_is_next) {
             (false, _) => take(&mut self.bulk),
             (true, true) => take(&mut self.bulk).or_else(|| take(&mut self.singles)),
             (true, false) => take(&mut self.singles).or_else(|| take(&mut self.bulk)),
         };
+        drop(reserved);
         let mut batch = batch?;
         self.bulk_is_next = batch.class == Class::Single;
         let keys = std::mem::take(&mut batch.keys);
-        under_way.extend(&keys);
-        let lanes = self.lanes.clone();
         Some((batch, Flight { lanes, keys }))
     }
 
@@ -750,26 +635,94 @@ impl<R: Resource> Queue<R> {
         let (lanes, metrics) = (self.lanes.clone(), self.metrics.clone());
         let pulse = self.pulse.clone();
         let is_bulk = batch.class != Class::Single;
-        let turn = turn.filter(|_| !is_bulk);
+        let (mut lane, mut turn) = (Some(lane), turn.filter(|_| !is_bulk));
         self.lanes.0.state.tasks.spawn(async move {
             let _flight = flight;
             let _under_way = pulse.begin();
-            let mut writing = std::pin::pin!(batch.write(&lanes, &pulse, metrics));
-            if is_bulk {
+            let mut writing = std::pin::pin!(batch.write(&lanes, &pulse, &metrics));
+            let patience = if is_bulk { SHORT } else { TURN };
+            match tokio::time::timeout(patience, &mut writing).await {
+                Ok(()) => {}
                 // Bulk that waits for a lost database must not keep others from hearing of it.
-                if tokio::time::timeout(SHORT, &mut writing).await.is_ok() {
-                    return;
+                Err(_) if is_bulk => {
+                    drop(lane.take());
+                    writing.await
                 }
-                drop(lane);
-                writing.await;
+                Err(_) => {
+                    drop(turn.take());
+                    writing.await
+                }
+            }
+            drop((lane, turn));
+        });
+    }
+}
+
+/// Writes of one queue that wait, those of one store after the other.
+struct Waiting<R: Resource> {
+    entries: Turns<Entry<R>>,
+    claimant: Claimant,
+}
+
+impl<R: Resource> Waiting<R> {
+    fn new(lanes: &Lanes) -> Self {
+        Self {
+            entries: Turns::default(),
+            claimant: lanes.reserved().claimant(),
+        }
+    }
+
+    /// Takes what can go together, and reserves its keys. Who has to wait stays in its place.
+    fn take(&mut self, most: usize, reserved: &mut Reserved) -> Option<Batch<R>> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let mut look = Look::begin(reserved, self.claimant);
+        let mut room = Room::default();
+        let taken = self.entries.select(|entry| {
+            if !room.fits(entry, most) {
+                Verdict::Enough
+            } else if look.lets_go(&entry.keys, entry.since) {
+                room.add(entry);
+                Verdict::Take
             } else {
-                if tokio::time::timeout(TURN, &mut writing).await.is_err() {
-                    drop(turn);
-                    writing.await;
-                }
-                drop(lane);
+                Verdict::Hold
             }
         });
+        let mut taken = taken.into_iter();
+        let batch = taken.next().map(|first| {
+            let mut batch = Batch::of(first.class);
+            batch.add(first);
+            taken.for_each(|entry| batch.add(entry));
+            batch
+        });
+        look.end(batch.as_ref().map_or(&[], |batch| &batch.keys));
+        batch
+    }
+}
+
+/// What is in a batch so far.
+#[derive(Default)]
+struct Room {
+    class: Option<Class>,
+    writes: usize,
+    bytes: usize,
+}
+
+impl Room {
+    /// Whether an entry belongs into this batch.
+    fn fits<R: Resource>(&self, entry: &Entry<R>, most: usize) -> bool {
+        let Some(class) = self.class else { return true };
+        class == entry.class
+            && class != Class::Whole
+            && self.writes + entry.writes.len() <= most
+            && self.bytes + entry.bytes <= BATCH_BYTES
+    }
+
+    fn add<R: Resource>(&mut self, entry: &Entry<R>) {
+        self.class = Some(entry.class);
+        self.writes += entry.writes.len();
+        self.bytes += entry.bytes;
     }
 }
 
@@ -779,7 +732,6 @@ struct Batch<R: Resource> {
     class: Class,
     writes: Vec<Write<R>>,
     keys: Vec<LaneKey>,
-    bytes: usize,
     patience: Duration,
     callers: Vec<Caller<R>>,
 }
@@ -792,46 +744,17 @@ struct Caller<R: Resource> {
 }
 
 impl<R: Resource> Batch<R> {
-    /// Takes what can go together from the front of a queue. Who has to wait stays in its place, and
-    /// its keys are noted, so that nobody overtakes it.
-    fn take(
-        queue: &mut VecDeque<Entry<R>>,
-        most: usize,
-        under_way: &Keys,
-        awaited: &mut Keys,
-    ) -> Option<Self> {
-        let mut batch: Option<Self> = None;
-        let mut waiting = Vec::new();
-        while let Some(entry) = queue.pop_front_if(|entry| has_room(batch.as_ref(), entry, most)) {
-            let taken = |key: &LaneKey| under_way.contains(key) || awaited.contains(key);
-            if entry.keys.iter().any(taken) {
-                awaited.extend(&entry.keys);
-                waiting.push(entry);
-            } else {
-                batch
-                    .get_or_insert_with(|| Self::of(entry.class))
-                    .add(entry);
-            }
-        }
-        for entry in waiting.into_iter().rev() {
-            queue.push_front(entry);
-        }
-        batch
-    }
-
     fn of(class: Class) -> Self {
         Self {
             class,
             writes: Vec::new(),
             keys: Vec::new(),
-            bytes: 0,
             patience: Duration::ZERO,
             callers: Vec::new(),
         }
     }
 
     fn add(&mut self, entry: Entry<R>) {
-        self.bytes += entry.bytes;
         self.patience = self.patience.max(entry.patience.for_the_database());
         self.callers.push(Caller {
             writes: entry.writes.len(),
@@ -844,9 +767,8 @@ impl<R: Resource> Batch<R> {
         drop(entry.place);
     }
 
-    /// Writes it and answers everybody.
-    async fn write(self, lanes: &Lanes, pulse: &Pulse, metrics: Metrics) {
-        let options = Options {
+    fn options(&self) -> Options {
+        Options {
             detail: match self.class {
                 Class::Single => Detail::Full,
                 Class::Slice | Class::Whole => Detail::Brief,
@@ -857,8 +779,13 @@ impl<R: Resource> Batch<R> {
             },
             patience: self.patience,
             lock_wait: LockWait::Usual,
-        };
-        let written = Box::pin(write::write(&lanes.0.state, &self.writes, options)).await;
+        }
+    }
+
+    /// Writes it and answers everybody.
+    async fn write(self, lanes: &Lanes, pulse: &Pulse, metrics: &Metrics) {
+        let (state, options) = (&lanes.0.state, self.options());
+        let written = Box::pin(write::write(state, &self.writes, options)).await;
         pulse.note(!written.as_ref().is_err_and(Error::is_of_the_database));
         match written {
             Ok(answers) => {
@@ -870,17 +797,8 @@ impl<R: Resource> Batch<R> {
     }
 }
 
-/// Whether an entry belongs into this batch.
-fn has_room<R: Resource>(batch: Option<&Batch<R>>, entry: &Entry<R>, most: usize) -> bool {
-    let Some(batch) = batch else { return true };
-    batch.class == entry.class
-        && batch.class != Class::Whole
-        && batch.writes.len() + entry.writes.len() <= most
-        && batch.bytes + entry.bytes <= BATCH_BYTES
-}
-
 /// Gives each caller its own part of the answers.
-fn hand_out<R: Resource>(answers: Answers<R>, callers: Vec<Caller<R>>) {
+fn hand_out<R: Resource>(answers: Answers<R>, callers: impl IntoIterator<Item = Caller<R>>) {
     let mut answers = answers.into_iter();
     for caller in callers {
         let own: Answers<R> = answers.by_ref().take(caller.writes).collect();
@@ -890,7 +808,7 @@ fn hand_out<R: Resource>(answers: Answers<R>, callers: Vec<Caller<R>>) {
 }
 
 /// Tells everybody of what kept the batch from being written.
-fn refuse<R: Resource>(error: Error, callers: Vec<Caller<R>>) {
+fn refuse<R: Resource>(error: Error, callers: impl IntoIterator<Item = Caller<R>>) {
     let shared = Arc::new(error);
     for caller in callers {
         let _ = caller.reply.send(Err(Error::Shared(Arc::clone(&shared))));
@@ -972,44 +890,4 @@ fn describe_metrics() {
         "Attempts at a batch after a lost race or a broken connection."
     );
     metrics::describe_counter!("keyfold_write_outcomes_total", "What writes came to.");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What may wait after each of these numbers was seen waiting, 50 ms apart.
-    fn limits(crowd: &mut Crowd, waiting: &[usize]) -> Vec<usize> {
-        let mut now = Instant::now();
-        let mut step = |waiting: &usize| {
-            now += Duration::from_millis(50);
-            crowd.after(*waiting, now)
-        };
-        waiting.iter().map(&mut step).collect()
-    }
-
-    #[test]
-    fn a_burst_fills_the_queue_and_a_lasting_crowd_does_not() {
-        let mut crowd = Crowd::new(256, 1_024);
-        let burst = [1_024, 768, 10, 1_024, 129, 128, 129];
-        let lasting = [10, 500, 500, 500, 500, 128, 65];
-        let calm = [64, 65, 64, 0, 64, 1_000, 0];
-        let seen = limits(&mut crowd, &[burst, lasting, calm].concat());
-        let (long, short) = (1_024, 128);
-        let after_burst = [long; 7];
-        let after_lasting = [long, long, long, short, short, short, short];
-        let after_calm = [short, short, short, short, long, long, long];
-        assert_eq!(seen, [after_burst, after_lasting, after_calm].concat());
-    }
-
-    #[test]
-    fn a_queue_that_is_set_short_stays_as_it_is() {
-        for (batch, queue) in [(256, 64), (1, 128), (256, 1)] {
-            let mut crowd = Crowd::new(batch, queue);
-            let most = queue as usize;
-            assert_eq!(limits(&mut crowd, &[most; 9]), [most; 9]);
-        }
-        assert_eq!(Crowd::new(1, 1_024).enough, 128);
-        assert_eq!(Crowd::new(1_024, 4_096).enough, 512);
-    }
 }

@@ -320,7 +320,7 @@ pub async fn caller(service: &Service, headers: &HeaderMap) -> Result<KeyScope, 
 /// Whether there is any hope to be served, asked before a body is read.
 fn has_room(service: &Service, holder: Holder, request: &Request) -> Result<(), Error> {
     match *request.method() {
-        Method::POST | Method::PATCH => service.lanes.check(),
+        Method::POST | Method::PATCH => service.lanes.check(holder.key()),
         _ => service.gate.check(holder),
     }
 }
