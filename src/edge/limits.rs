@@ -24,6 +24,9 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How long a single write, or a document, waits for its batch to begin.
     pub queue_timeout: Duration,
+    /// How long a batch waits for a lock of somebody else before the writes that it is about are
+    /// held up, and the others written.
+    pub lock_wait: Duration,
     /// From the begin of the shutdown, how long new connections are taken: load balancers notice by
     /// then that this process is not ready any more.
     pub shutdown_notice: Duration,
@@ -45,6 +48,7 @@ impl Default for Limits {
             drain_bytes: 1024 * 1024,
             drain_timeout: Duration::from_secs(5),
             queue_timeout: Duration::from_secs(5),
+            lock_wait: Duration::from_millis(50),
             shutdown_notice: Duration::from_millis(500),
             shutdown_linger: Duration::from_millis(1_500),
             shutdown_grace: Duration::from_secs(23),

@@ -46,6 +46,10 @@
 //! **One bad row** must not fail its neighbours: a batch that Postgres refuses for a value is written
 //! again in halves, until the row stands alone.
 //!
+//! **One held row** must not hold up its neighbours, either. A lane waits for a lock of somebody else
+//! for [`Limits::lock_wait`]; then the writes that the lock is about keep their keys and are tried
+//! again beside the lanes, and the others are written at once ([`held_up`]).
+//!
 //! **Stores** take turns: a batch takes one write of each store that waits, then the next one of each,
 //! and a full queue has room for a store that has less than its share of it ([`Places`]).
 //!
@@ -66,6 +70,7 @@
 //! is read. A burst may fill it; where it stays long, fewer are let in. A caller who hangs up takes
 //! nothing back: what is queued is written.
 
+mod held_up;
 mod keys;
 mod places;
 
@@ -77,6 +82,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Resource;
+use super::failure::Failure;
 use super::write::{self, Answers, Detail, Ending, LockWait, Options, Outcome, Write, Written};
 use crate::database::{self, Database};
 use crate::edge::Limits;
@@ -94,6 +100,9 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How long a batch of single writes keeps others from beginning where they take turns. One that
 /// takes longer waits for a lock or a disk, and leaves the processors to them.
 const TURN: Duration = Duration::from_millis(50);
+/// When Postgres ends a transaction of a lane that asks nothing: its process was stopped or cut off,
+/// and its locks keep the others from their keys.
+const IDLE_TRANSACTION: &str = "5s";
 /// How long a statement of a batch may take, besides what each of its writes adds. Others wait for
 /// the lane meanwhile, so it is far less than elsewhere.
 const STATEMENT: Duration = Duration::from_secs(3);
@@ -152,6 +161,8 @@ struct Shared {
     lanes: Arc<Semaphore>,
     /// One permit a lane that single writes may use.
     turns: Arc<Semaphore>,
+    /// The one permit to try what is held up again.
+    again: Arc<Semaphore>,
     reserved: Mutex<Reserved>,
     /// Told whenever keys are free again.
     landed: Notify,
@@ -173,6 +184,11 @@ impl Lanes {
             .enable_all()
             .build()?;
         let thread = runtime.handle().clone();
+        let lock_wait = format!("{}ms", limits.lock_wait.as_millis());
+        let options = state.pool.options().clone().options([
+            ("lock_timeout", lock_wait.as_str()),
+            ("idle_in_transaction_session_timeout", IDLE_TRANSACTION),
+        ]);
         let connections = database::Limits {
             max_connections: config.lane_connections(),
             acquire: ACQUIRE_TIMEOUT,
@@ -181,7 +197,7 @@ impl Lanes {
         let state = State {
             pool: {
                 let _here = thread.enter();
-                Database::new(state.pool.options().clone(), connections)
+                Database::new(options, connections)
             },
             ..state.clone()
         };
@@ -202,6 +218,7 @@ impl Lanes {
             closed,
             lanes: Arc::new(Semaphore::new(config.lanes() as usize)),
             turns: Arc::new(Semaphore::new(config.singles_at_once() as usize)),
+            again: Arc::new(Semaphore::new(1)),
             reserved: Mutex::default(),
             landed: Notify::new(),
             places: Places::new(config.write_batch, config.write_queue),
@@ -253,6 +270,12 @@ impl Lanes {
     /// A turn of single writes, if there is one now.
     fn turn_now(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0.turns).try_acquire_owned().ok()
+    }
+
+    /// The right to try again what is held up, in order of asking.
+    async fn enter_again(&self) -> OwnedSemaphorePermit {
+        let again = Arc::clone(&self.0.again).acquire_owned().await;
+        again.expect("the semaphore is never closed")
     }
 
     fn reserved(&self) -> MutexGuard<'_, Reserved> {
@@ -637,12 +660,11 @@ impl<R: Resource> Queue<R> {
         let is_bulk = batch.class != Class::Single;
         let (mut lane, mut turn) = (Some(lane), turn.filter(|_| !is_bulk));
         self.lanes.0.state.tasks.spawn(async move {
-            let _flight = flight;
-            let _under_way = pulse.begin();
+            let under_way = pulse.begin();
             let mut writing = std::pin::pin!(batch.write(&lanes, &pulse, &metrics));
             let patience = if is_bulk { SHORT } else { TURN };
-            match tokio::time::timeout(patience, &mut writing).await {
-                Ok(()) => {}
+            let held_up = match tokio::time::timeout(patience, &mut writing).await {
+                Ok(held_up) => held_up,
                 // Bulk that waits for a lost database must not keep others from hearing of it.
                 Err(_) if is_bulk => {
                     drop(lane.take());
@@ -652,8 +674,12 @@ impl<R: Resource> Queue<R> {
                     drop(turn.take());
                     writing.await
                 }
+            };
+            drop((lane, turn, under_way));
+            if let Some((batch, lost)) = held_up {
+                let last = held_up::see_through(batch, lost, flight, &lanes, &pulse, &metrics);
+                Box::pin(last).await;
             }
-            drop((lane, turn));
         });
     }
 }
@@ -740,6 +766,8 @@ struct Batch<R: Resource> {
 struct Caller<R: Resource> {
     writes: usize,
     since: Instant,
+    /// When it is refused if a lock holds it up for so long.
+    expires: Instant,
     reply: oneshot::Sender<Result<Answers<R>, Error>>,
 }
 
@@ -759,6 +787,7 @@ impl<R: Resource> Batch<R> {
         self.callers.push(Caller {
             writes: entry.writes.len(),
             since: entry.since,
+            expires: entry.expires,
             reply: entry.reply,
         });
         self.writes.extend(entry.writes);
@@ -782,18 +811,27 @@ impl<R: Resource> Batch<R> {
         }
     }
 
-    /// Writes it and answers everybody.
-    async fn write(self, lanes: &Lanes, pulse: &Pulse, metrics: &Metrics) {
+    /// Writes it and answers everybody, unless a lock holds it up: then it comes back, with the
+    /// answers of a commit that got none itself.
+    async fn write(
+        self,
+        lanes: &Lanes,
+        pulse: &Pulse,
+        metrics: &Metrics,
+    ) -> Option<(Self, Option<Answers<R>>)> {
         let (state, options) = (&lanes.0.state, self.options());
-        let written = Box::pin(write::write(state, &self.writes, options)).await;
-        pulse.note(!written.as_ref().is_err_and(Error::is_of_the_database));
+        let mut lost = None;
+        let written = Box::pin(write::attempt(state, &self.writes, options, &mut lost)).await;
+        pulse.note(!written.as_ref().is_err_and(Failure::is_of_the_database));
         match written {
             Ok(answers) => {
                 metrics.count_outcomes(&answers);
                 hand_out(answers, self.callers);
             }
-            Err(error) => refuse(error, self.callers),
+            Err(failure) if failure.is_of_a_lock() => return Some((self, lost)),
+            Err(failure) => refuse(failure.into_error(), self.callers),
         }
+        None
     }
 }
 
@@ -881,6 +919,10 @@ fn describe_metrics() {
         "Time that the commit of a batch took, or the one statement that stores and commits it."
     );
     metrics::describe_gauge!("keyfold_write_queue_depth", "Single writes that wait.");
+    metrics::describe_gauge!(
+        "keyfold_write_held_up",
+        "Writes whose rows somebody else has locked."
+    );
     metrics::describe_counter!(
         "keyfold_write_splits_total",
         "Batches that were written again in halves, for a row that the database refused."

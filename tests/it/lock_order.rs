@@ -3,16 +3,26 @@
 //! while the first lock is waited for: nothing that comes later.
 
 use keyfold::clock::Clock;
+use keyfold::edge::Limits;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::support::app::{Answer, App};
 use crate::support::kinds::{Kind, kinds};
 use crate::support::load::{Target, nothing_stays_open, somebody_waits};
-use crate::support::scale::eventually;
+use crate::support::scale::{DEADLINE, eventually};
 
 /// Enough that nobody begins with the right one by chance each time.
 const RECORDS: usize = 12;
+
+/// An app whose writes wait for a lock where they meet it.
+async fn waiting_app() -> App {
+    let limits = Limits {
+        lock_wait: DEADLINE,
+        ..Limits::default()
+    };
+    App::start_with(|_| {}, limits).await
+}
 
 /// What `at` makes of the numbers of all records, the last one first, as a body of bulk.
 fn backwards(at: impl Fn(usize) -> Value) -> Value {
@@ -77,7 +87,7 @@ async fn while_the_first_is_held<T>(
 #[tokio::test]
 async fn who_waits_for_the_first_row_holds_no_other_row() {
     for kind in kinds() {
-        let app = App::start().await;
+        let app = waiting_app().await;
         let first = |at| with_its_customer(&kind, kind.first(&format!("K{at:02}")), at, "Ada");
         let second = |at| with_its_customer(&kind, kind.second(&format!("K{at:02}")), at, "Ada");
         for at in 0..RECORDS {
@@ -99,7 +109,7 @@ async fn who_waits_for_the_first_row_holds_no_other_row() {
 #[tokio::test]
 async fn who_waits_for_the_first_customer_holds_no_other_one_and_no_row() {
     for kind in kinds().into_iter().filter(|kind| kind.has_customer) {
-        let app = App::start().await;
+        let app = waiting_app().await;
         let named =
             |at: usize, name| with_its_customer(&kind, kind.first(&format!("K{at:02}")), at, name);
         for at in 0..RECORDS {
@@ -118,7 +128,7 @@ async fn who_waits_for_the_first_customer_holds_no_other_one_and_no_row() {
 #[tokio::test]
 async fn who_waits_for_the_first_new_key_has_taken_no_other_one() {
     for kind in kinds() {
-        let app = App::start().await;
+        let app = waiting_app().await;
         let first = |at| with_its_customer(&kind, kind.first(&format!("K{at:02}")), at, "Ada");
         app.post(kind.path, &kind.first("model")).await.expect(201);
         // Takes a key as another writer would.

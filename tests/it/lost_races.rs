@@ -1,13 +1,23 @@
 //! A writer from elsewhere changes a record between our look at it and our write: nothing of ours is
 //! stored by halves, and the write is made again on what is there now.
 
+use keyfold::edge::Limits;
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
 use crate::support::app::{Answer, App};
 use crate::support::kinds::{Kind, kinds};
 use crate::support::load::{Target, nothing_stays_open, somebody_waits};
-use crate::support::scale::eventually;
+use crate::support::scale::{DEADLINE, eventually};
+
+/// An app whose writes wait for a lock where they meet it.
+async fn waiting_app() -> App {
+    let limits = Limits {
+        lock_wait: DEADLINE,
+        ..Limits::default()
+    };
+    App::start_with(|_| {}, limits).await
+}
 
 /// Sends a write that waits for a row which somebody else holds, changes and lets go.
 async fn while_changed(app: &App, change: &str, path: &str, body: Value) -> Answer {
@@ -45,7 +55,7 @@ fn raise(table: &str) -> String {
 #[tokio::test]
 async fn a_record_that_changes_meanwhile_is_looked_at_again() {
     for kind in kinds() {
-        let app = App::start().await;
+        let app = waiting_app().await;
         app.post(kind.path, &kind.first("V")).await.expect(201);
         let answer = while_changed(&app, &raise(kind.path), kind.path, kind.second("V")).await;
         assert_eq!(
@@ -64,7 +74,7 @@ async fn a_record_that_changes_meanwhile_is_looked_at_again() {
 #[tokio::test]
 async fn a_source_time_that_advances_meanwhile_makes_what_is_older_late() {
     for kind in kinds() {
-        let app = App::start().await;
+        let app = waiting_app().await;
         let at = |mut body: Value, time: &str| {
             body["source_updated_at"] = json!(time);
             body
@@ -98,7 +108,7 @@ async fn a_source_time_that_advances_meanwhile_makes_what_is_older_late() {
 async fn a_customer_that_changes_meanwhile_is_looked_at_again_and_the_order_with_it() {
     let carriers = kinds().into_iter().filter(|kind| kind.has_customer);
     for kind in carriers {
-        let app = App::start().await;
+        let app = waiting_app().await;
         let (first, second) = (kind.first("V"), renamed(&kind));
         app.post(kind.path, &first).await.expect(201);
         let answer = while_changed(&app, &raise("customers"), kind.path, second).await;
@@ -119,7 +129,7 @@ async fn a_customer_that_changes_meanwhile_is_looked_at_again_and_the_order_with
 #[tokio::test]
 async fn a_row_that_has_moved_since_it_was_read_is_looked_at_again() {
     for kind in kinds().into_iter().filter(|kind| kind.has_customer) {
-        let app = App::start().await;
+        let app = waiting_app().await;
         app.post(kind.path, &kind.first("V")).await.expect(201);
         // Our write has read its row when it waits for the phone of a customer who is new.
         let mut other = app.pool.begin().await.expect("a transaction");

@@ -11,6 +11,7 @@ mod exports;
 mod feed;
 mod hang_ups;
 mod held_memory;
+mod held_up;
 mod idempotency;
 mod identity;
 mod lanes;

@@ -46,6 +46,8 @@ type Claims = HashMap<LaneKey, Instant, BuildHasherDefault<AsItIs>>;
 pub(super) struct Reserved {
     /// Of batches at the database.
     under_way: Keys,
+    /// Of writes that somebody else's lock holds up. They may stay so for long.
+    held_up: Keys,
     /// What each [`Claimant`] waits for, until its next look.
     claims: Vec<Claims>,
 }
@@ -64,9 +66,18 @@ impl Reserved {
         self.under_way.extend(keys);
     }
 
-    pub fn give_back(&mut self, keys: &[LaneKey]) {
+    pub fn hold_up(&mut self, keys: &[LaneKey]) {
         for key in keys {
             self.under_way.remove(key);
+        }
+        self.held_up.extend(keys);
+    }
+
+    pub fn give_back(&mut self, keys: &[LaneKey]) {
+        for key in keys {
+            if !self.under_way.remove(key) {
+                self.held_up.remove(key);
+            }
         }
     }
 
@@ -86,7 +97,8 @@ impl Reserved {
 /// A write that has to wait lets no later one of its own queue have one of its keys: these are
 /// *awaited*. The other queues hear of it by *claims*: whoever came later leaves a key that is
 /// claimed alone. Otherwise a document of many keys would wait for as long as any of them has
-/// writes in another queue.
+/// writes in another queue. Nothing is claimed by who waits for a key that is held up: what
+/// lasts must not spread.
 pub(super) struct Look<'a> {
     reserved: &'a mut Reserved,
     claimant: Claimant,
@@ -107,7 +119,8 @@ impl<'a> Look<'a> {
     /// Whether a write may go now; otherwise its keys are noted.
     pub fn lets_go(&mut self, keys: &[LaneKey], since: Instant) -> bool {
         let reserved = &*self.reserved;
-        let is_behind = |key: &LaneKey| self.awaited.contains(key);
+        let is_behind =
+            |key: &LaneKey| self.awaited.contains(key) || reserved.held_up.contains(key);
         let is_taken = |key: &LaneKey| {
             reserved.under_way.contains(key) || reserved.is_claimed_before(key, since)
         };
@@ -166,6 +179,26 @@ mod tests {
         reserved.give_back(&all);
         let mut look = Look::begin(&mut reserved, singles);
         assert!(look.lets_go(&[key("b")], late));
+        look.end(&[]);
+    }
+
+    #[test]
+    fn what_waits_for_a_held_up_key_claims_nothing_and_is_not_overtaken() {
+        let mut reserved = Reserved::default();
+        let (documents, singles) = (reserved.claimant(), reserved.claimant());
+        let (early, late) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        reserved.take(&[key("a")]);
+        reserved.hold_up(&[key("a")]);
+        let mut look = Look::begin(&mut reserved, documents);
+        assert!(!look.lets_go(&[key("a"), key("b")], early));
+        assert!(!look.lets_go(&[key("b")], late), "it stands behind");
+        look.end(&[]);
+        let mut look = Look::begin(&mut reserved, singles);
+        assert!(look.lets_go(&[key("b")], late));
+        look.end(&[]);
+        reserved.give_back(&[key("a")]);
+        let mut look = Look::begin(&mut reserved, singles);
+        assert!(look.lets_go(&[key("a")], late));
         look.end(&[]);
     }
 

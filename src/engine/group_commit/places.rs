@@ -22,6 +22,8 @@ pub(super) struct Places(Mutex<Taken>);
 struct Taken {
     all: Count,
     stores: HashMap<i64, Count>,
+    /// How many of all are held up.
+    held_up: usize,
     crowd: Crowd,
     /// How many may wait, by what the crowd says now.
     most: usize,
@@ -39,6 +41,7 @@ impl Places {
         Arc::new(Self(Mutex::new(Taken {
             all: Count::default(),
             stores: HashMap::new(),
+            held_up: 0,
             crowd: Crowd::new(most_batch, most_waiting),
             most: most_waiting as usize,
         })))
@@ -64,22 +67,37 @@ impl Places {
         }
         taken.add(store_id, bytes);
         drop(taken);
-        Ok(Place {
+        Ok(self.place(store_id, bytes, false))
+    }
+
+    /// The place of a write that had one before, and is held up: it counts again.
+    pub fn hold_up(self: &Arc<Self>, store_id: i64, bytes: usize) -> Place {
+        let mut taken = self.taken();
+        taken.add(store_id, bytes);
+        taken.held_up += 1;
+        drop(taken);
+        self.place(store_id, bytes, true)
+    }
+
+    fn place(self: &Arc<Self>, store_id: i64, bytes: usize, is_held_up: bool) -> Place {
+        Place {
             places: Arc::clone(self),
             store_id,
             bytes,
-        })
+            is_held_up,
+        }
     }
 
     /// Writes that wait for a batch to take them.
     pub fn waiting(&self) -> usize {
-        self.taken().all.writes
+        let taken = self.taken();
+        taken.all.writes - taken.held_up
     }
 
     /// Looks at how many wait, when a batch is about to be taken from them.
     pub fn look_at_the_crowd(&self) {
         let mut taken = self.taken();
-        let waiting = taken.all.writes;
+        let waiting = taken.all.writes - taken.held_up;
         taken.most = taken.crowd.after(waiting, Instant::now());
     }
 
@@ -134,12 +152,14 @@ pub(super) struct Place {
     places: Arc<Places>,
     store_id: i64,
     bytes: usize,
+    is_held_up: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.places.taken();
         taken.remove(self.store_id, self.bytes);
+        taken.held_up -= usize::from(self.is_held_up);
     }
 }
 
@@ -236,6 +256,21 @@ mod tests {
         let other = fill(&places, 2, MIB);
         assert_eq!(other.len() * MIB, QUEUE_BYTES / 2);
         assert!(places.check(3).is_err(), "the reserve is used up");
+    }
+
+    #[test]
+    fn what_is_held_up_has_a_place_and_is_no_crowd() {
+        let places = Places::new(1, 200);
+        let held: Vec<Place> = (0..200).map(|_| places.hold_up(1, 1)).collect();
+        assert_eq!(places.waiting(), 0);
+        for _ in 0..3 {
+            places.look_at_the_crowd();
+            std::thread::sleep(Crowd::LASTING);
+        }
+        assert!(places.check(1).is_err());
+        assert_eq!(fill(&places, 2, 1).len(), 100);
+        drop(held);
+        assert!(places.check(1).is_ok());
     }
 
     /// What may wait after each of these numbers was seen waiting, 50 ms apart.

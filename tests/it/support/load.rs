@@ -31,6 +31,16 @@ impl Target {
         }
     }
 
+    /// Another store of the same service, of another team.
+    pub async fn neighbour(app: &App) -> Self {
+        let (_, store_id, key) = app::tenant(&app.pool, &app.clock, "Neighbour").await;
+        Self {
+            store_id,
+            key,
+            ..Self::of(app)
+        }
+    }
+
     /// A POST of JSON under the store; an error when the connection breaks.
     pub async fn post(&self, rest: &str, body: &Value) -> reqwest::Result<Answer> {
         let url = format!("{}/api/v1/stores/{}/{rest}", self.base, self.store_id);
