@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use keyfold::config::Config;
 use keyfold::edge::Limits;
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 
@@ -22,7 +22,7 @@ use crate::support::load::{Target, check_events, nothing_stays_open, order};
 use crate::support::process::Process;
 use crate::support::proxy::{Fate, Proxy};
 use crate::support::raw;
-use crate::support::scale::eventually;
+use crate::support::scale::{DEADLINE, eventually};
 
 /// Writes that occupy the lanes.
 const LANES: usize = 2;
@@ -53,10 +53,12 @@ struct Taken {
     takers: Vec<JoinHandle<Answer>>,
 }
 
-/// Nobody is refused for waiting, however slow the machine is.
+/// Nobody is refused for waiting, however slow the machine is. A lane whose statement was cut, as it
+/// stood at the gate for too long, waits for the locks of that one and does not let others go on.
 fn patient() -> Limits {
     Limits {
         queue_timeout: Duration::from_secs(300),
+        lock_wait: DEADLINE,
         ..Limits::default()
     }
 }
@@ -99,7 +101,11 @@ impl Taken {
     }
 
     fn push(&self, body: Value) -> JoinHandle<Answer> {
-        let target = self.target.clone();
+        Self::push_to(&self.target, body)
+    }
+
+    fn push_to(target: &Target, body: Value) -> JoinHandle<Answer> {
+        let target = target.clone();
         tokio::spawn(async move { target.push("orders", &body).await })
     }
 
@@ -616,4 +622,177 @@ async fn a_batch_that_is_held_up_keeps_nobody_waiting_for_its_turn() {
     taken.release().await;
     check_events(&taken.app.pool, taken.app.store_id).await;
     taken.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_floods_takes_neither_places_nor_turns_from_another_one() {
+    const PLACES: u16 = 60;
+    let settings = |config: &mut Config| {
+        config.write_queue = PLACES.into();
+        config.write_batch = PLACES.into();
+    };
+    let places = usize::from(PLACES);
+    let mut taken = Taken::start(settings).await;
+    let mut waiting = Vec::new();
+    let (flooding, bodies) = orders("flood", places);
+    waiting.extend(taken.queue(bodies).await);
+    let mut more = vec![taken.push(order("more", 1, 1))];
+    // Half of all places is the share of one of two stores, and a third that of one of three.
+    let (second, third) = (
+        Target::neighbour(&taken.app).await,
+        Target::neighbour(&taken.app).await,
+    );
+    let mut keys = flooding;
+    for (target, name, share) in [
+        (&second, "second", places / 2),
+        (&third, "third", places / 3),
+    ] {
+        let (own, bodies) = orders(name, share);
+        let pushed = bodies.into_iter().map(|body| Taken::push_to(target, body));
+        waiting.extend(pushed);
+        taken.wait_for_depth(waiting.len()).await;
+        more.push(Taken::push_to(target, order("more", 1, 1)));
+        keys.extend(own);
+    }
+    for refused in answers(more).await {
+        assert_eq!(refused.expect(503).code(), "overloaded");
+    }
+
+    taken.release().await;
+    for answer in answers(waiting).await {
+        answer.expect(201);
+    }
+    // A batch takes one write of each store in turn, as long as each has some.
+    let first_batch: Vec<String> = sqlx::query_scalar(
+        "select external_id from events e
+        where external_id = any($1) and xmin::text::bigint = (
+            select xmin::text::bigint from events where external_id = 'third-0'
+        )",
+    )
+    .bind(keys)
+    .fetch_all(&taken.pool)
+    .await
+    .expect("events");
+    for name in ["flood", "second", "third"] {
+        let of_it = first_batch.iter().filter(|key| key.starts_with(name));
+        assert_eq!(of_it.count(), places / 3, "{name}");
+    }
+    for store_id in [taken.app.store_id, second.store_id, third.store_id] {
+        check_events(&taken.app.pool, store_id).await;
+    }
+    taken.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_batch_that_meets_a_lock_the_others_are_written_at_once() {
+    let limits = Limits {
+        lock_wait: Limits::default().lock_wait,
+        ..patient()
+    };
+    let app = App::start_with(|_| {}, limits).await;
+    for n in [7, 8] {
+        let body = order(&format!("o-{n}"), n, 1_000);
+        app.post("orders", &body).await.expect(201);
+    }
+    let pool = app.pool.clone();
+    let mut holder = pool.begin().await.expect("a transaction");
+    sqlx::query("select from orders where external_id in ('o-7', 'o-8') for update")
+        .execute(&mut *holder)
+        .await
+        .expect("a lock");
+    let mut taken = Taken::over(app, pool, LANES).await;
+    let (_, bodies) = orders("o", 40);
+    let mut waiting = taken.queue(bodies).await;
+    // One more of a held key, and one that has the customer of the other.
+    waiting.push(taken.push(order("o-7", 7, 2_000)));
+    waiting.push(taken.push(order("other", 8, 1)));
+    taken.wait_for_depth(waiting.len()).await;
+    taken.release().await;
+    eventually("the others are answered", || async {
+        let answered = waiting.iter().filter(|answer| answer.is_finished());
+        (answered.count() == 38).then_some(())
+    })
+    .await;
+    assert_eq!(taken.depth().await, 0, "held up is not waiting");
+    // Somebody who comes later, for the same key.
+    let late = taken.push(order("o-7", 7, 3_000));
+    taken.wait_for_depth(1).await;
+    assert_eq!(taken.app.count("orders").await, 2 + 38 + 2);
+    holder.rollback().await.expect("no more lock");
+    let mut answers = answers(waiting).await;
+    answers.push(late.await.expect("no panic"));
+    let told = |at: usize| {
+        let body = answers[at].json();
+        (body["version"].clone(), body["metadata"]["n"].clone())
+    };
+    assert_eq!(told(7), (json!(2), json!(7)));
+    assert_eq!(told(40), (json!(3), json!(2_000)));
+    assert_eq!(told(42), (json!(4), json!(3_000)));
+    assert_eq!(told(8), (json!(2), json!(8)));
+    assert_eq!(told(41), (json!(1), json!(1)));
+    check_events(&taken.app.pool, taken.app.store_id).await;
+    nothing_stays_open(&taken.app.pool).await;
+    taken.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_document_waits_for_is_left_to_it_by_the_writes_of_other_resources() {
+    let app = App::start_with(|_| {}, patient()).await;
+    let gate = GATE.replace("insert on orders", "insert on customers");
+    let made = sqlx::raw_sql(AssertSqlSafe(gate)).execute(&app.pool).await;
+    made.expect("a gate");
+    let target = Target::of(&app);
+    let push = |path: &'static str, body: Value| {
+        let target = target.clone();
+        tokio::spawn(async move { target.push(path, &body).await })
+    };
+    let customer = |name: &str, at: usize, n: u64| {
+        json!({
+            "external_id": name, "phone": format!("+3361234{at:04}"),
+            "first_name": format!("Ada {n}"),
+        })
+    };
+    let of = |body: Value, key: &str| {
+        let mut order = order(key, 0, 1);
+        order["customer"] = body;
+        order
+    };
+    let taker = push("customers", customer("taker-0", 1, 1));
+    eventually("a customer is at the gate", || async {
+        let at_gate = sqlx::query_scalar::<_, i32>(AT_GATE).fetch_all(&app.pool);
+        (at_gate.await.expect("pg_stat_activity").len() == 1).then_some(())
+    })
+    .await;
+    let items = [
+        of(customer("taker-0", 1, 2), "a"),
+        of(customer("other", 2, 2), "b"),
+    ];
+    let document = push("orders/bulk?atomic=true", json!({ "items": items }));
+    let mut n = 2;
+    let left = eventually(
+        "the document has come, and its other customer waits",
+        || {
+            n += 1;
+            let mut single = push("customers", customer("other", 2, n));
+            let waited = tokio::time::sleep(Duration::from_secs(1));
+            async move {
+                tokio::select! {
+                    _ = &mut single => None,
+                    () = waited => Some(single),
+                }
+            }
+        },
+    )
+    .await;
+    assert!(!document.is_finished());
+    sqlx::query("delete from gate")
+        .execute(&app.pool)
+        .await
+        .expect("the gate opens");
+    taker.await.expect("no panic").expect(201);
+    document.await.expect("no panic").expect(200);
+    let left = left.await.expect("no panic").expect(200).json();
+    assert_eq!(left["first_name"], format!("Ada {n}"));
+    check_events(&app.pool, app.store_id).await;
+    app.stop().await;
 }
