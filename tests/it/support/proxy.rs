@@ -206,7 +206,7 @@ async fn connect(to: &PgConnectOptions) -> Pin<Box<dyn Wire>> {
 /// Passes nothing on. The client's end of the road closes with the client; Postgres hears nothing of
 /// that, as behind a firewall, and ends it by itself.
 async fn hold(mut client: TcpStream, server: Option<Pin<Box<dyn Wire>>>) {
-    let mut ignored = [0; 16 * 1024];
+    let mut ignored = vec![0; 16 * 1024];
     while !matches!(client.read(&mut ignored).await, Ok(0) | Err(_)) {}
     drop(client);
     if let Some(mut server) = server {
