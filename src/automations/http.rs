@@ -255,16 +255,21 @@ async fn call(
 ) -> Result<Response, Error> {
     let caller = engine_http::caller(&service, request.headers()).await?;
     let segment = last_segment(request.uri().path())?;
-    let webhook_id: Uuid = segment.parse().map_err(|_| Error::NotFound)?;
+    let unknown = |error| service.on_account(caller, error);
+    let webhook_id = segment.parse();
+    let webhook_id: Uuid = webhook_id.map_err(|_| unknown(Error::NotFound))?;
     let work = move |state: State| async move {
         let found = rules::of_webhook(&state.pool, webhook_id).await;
         found.map_err(of_read)?.ok_or(Error::NotFound)
     };
-    let (store_id, automation_id) = service.run(Holder::Team(caller.team_id), work).await?;
+    let found = service.run(Holder::Team(caller.team_id), work).await;
+    let (store_id, automation_id) = found.map_err(unknown)?;
     let store = service.gatekeeper.store(caller, store_id).await;
-    let store = store.map_err(|error| match error {
-        Error::StoreForbidden => Error::NotFound,
-        error => error,
+    let store = store.map_err(|error| {
+        unknown(match error {
+            Error::StoreForbidden => Error::NotFound,
+            error => error,
+        })
     })?;
     let limit = service.limiter.check(store_id);
     let work = async {

@@ -1,4 +1,5 @@
-//! How many requests a store may make a minute, per process: a token bucket.
+//! How many requests a store may make a minute, per process: a token bucket. Requests that name a key
+//! and end before it is known which store they are about count against the key in the same way.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,14 +10,22 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter as Buckets};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
 
 use crate::error::Error;
 
 /// After this many requests the buckets that are full again are forgotten.
 const SWEEP_EVERY: u32 = 16_384;
 
-type StoreBuckets =
-    Buckets<i64, DefaultKeyedStateStore<i64>, DefaultClock, StateInformationMiddleware>;
+/// On whose account a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Account {
+    Store(i64),
+    Key(Uuid),
+}
+
+type AllBuckets =
+    Buckets<Account, DefaultKeyedStateStore<Account>, DefaultClock, StateInformationMiddleware>;
 
 /// A bucket for each store; it holds a minute's requests and refills evenly.
 pub struct RateLimiter {
@@ -26,7 +35,7 @@ pub struct RateLimiter {
 
 struct On {
     per_minute: NonZeroU32,
-    buckets: StoreBuckets,
+    buckets: AllBuckets,
     since_sweep: AtomicU32,
 }
 
@@ -65,21 +74,33 @@ impl RateLimiter {
     /// Takes one request from a store's bucket. A refusal takes nothing, so it makes no later
     /// request wait longer.
     pub fn check(&self, store_id: i64) -> Decision {
+        self.check_account(Account::Store(store_id))
+    }
+
+    /// Takes one request from a key's bucket.
+    ///
+    /// # Errors
+    /// `RateLimited` when it is empty.
+    pub fn charge_key(&self, key_id: Uuid) -> Result<(), Error> {
+        self.check_account(Account::Key(key_id)).admit()
+    }
+
+    fn check_account(&self, account: Account) -> Decision {
         match &self.on {
             None => Decision {
                 state: None,
                 retry_after_s: None,
             },
-            Some(on) => on.check(store_id),
+            Some(on) => on.check(account),
         }
     }
 }
 
 impl On {
-    fn check(&self, store_id: i64) -> Decision {
+    fn check(&self, account: Account) -> Decision {
         self.sweep_now_and_then();
         let limit = self.per_minute.get();
-        let (remaining, reset_s, retry_after_s) = match self.buckets.check_key(&store_id) {
+        let (remaining, reset_s, retry_after_s) = match self.buckets.check_key(&account) {
             Ok(bucket) => {
                 let remaining = bucket.remaining_burst_capacity();
                 let missing = u64::from(limit.saturating_sub(remaining));

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::pin::{Pin, pin};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use axum::Extension;
@@ -522,7 +523,7 @@ impl<R: Resource> Stream<R> {
         let most = self.writer.most_batch();
         let mut under_way: UnderWay<R> = FuturesOrdered::new();
         let mut waiting = Waiting::default();
-        let mut place = None;
+        let mut place = Weak::new();
         let mut end = None;
         while end.is_none() {
             // Asked for at least something: it is polled only when there is room, and an empty answer
@@ -542,10 +543,6 @@ impl<R: Resource> Stream<R> {
                     biased;
                     () = shutdown.cancelled() => break Err(Error::Overloaded),
                     Some(written) = under_way.next(), if !under_way.is_empty() => {
-                        if under_way.is_empty() {
-                            // Others may have it while nothing of this stream is written.
-                            place = None;
-                        }
                         self.report.slice(written).await?;
                     }
                     read = &mut reading, if !is_full => break read,
@@ -562,7 +559,6 @@ impl<R: Resource> Stream<R> {
             while let Some(written) = under_way.next().await {
                 self.report.slice(written).await?;
             }
-            place = None;
             if waiting.lines.is_empty() {
                 return end.unwrap_or(Ok(()));
             }
@@ -572,36 +568,40 @@ impl<R: Resource> Stream<R> {
     }
 
     /// Reads a slice and puts it into the queue. All slices of a stream that are under way share one
-    /// place among the bulk requests.
-    async fn begin(
-        &self,
-        waiting: Waiting,
-        under_way: &mut UnderWay<R>,
-        place: &mut Option<Permit>,
-    ) {
+    /// place among the bulk requests, and it is free again when the last of them is written, whether
+    /// or not the client reads what came of them.
+    async fn begin(&self, waiting: Waiting, under_way: &mut UnderWay<R>, place: &mut Weak<Permit>) {
         let (kept, writes) = self.read(waiting.lines);
         drop(waiting.held);
         if writes.is_empty() {
             under_way.push_back(Box::pin(std::future::ready((kept, Slice::default()))));
             return;
         }
-        if place.is_none() {
-            match self
-                .service
-                .bulk_gate
-                .enter_patiently(self.store.holder(), PATIENCE)
-                .await
-            {
-                Ok(entered) => *place = Some(entered),
+        let held = match place.upgrade() {
+            Some(held) => held,
+            None => match self.enter().await {
+                Ok(entered) => Arc::new(entered),
                 Err(error) => {
                     let slice = Slice::failed(writes.len(), error);
                     under_way.push_back(Box::pin(std::future::ready((kept, slice))));
                     return;
                 }
-            }
-        }
+            },
+        };
+        *place = Arc::downgrade(&held);
         let slice = self.writer.slice(writes, Patience::Long);
-        under_way.push_back(Box::pin(async move { (kept, slice.await) }));
+        let written = self.service.state.tasks.spawn(async move {
+            let _held = held;
+            slice.await
+        });
+        let written = async move { (kept, written.await.unwrap_or_default()) };
+        under_way.push_back(Box::pin(written));
+    }
+
+    /// A place among the bulk requests.
+    async fn enter(&self) -> Result<Permit, Error> {
+        let (gate, holder) = (&self.service.bulk_gate, self.store.holder());
+        gate.enter_patiently(holder, PATIENCE).await
     }
 
     /// Reads the lines of a slice.

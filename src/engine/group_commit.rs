@@ -620,8 +620,13 @@ impl<R: Resource> Queue<R> {
                 self.lanes.0.landed.notify_waiters();
             }
             for entry in expired {
+                let refusal = if self.pulse.is_failing() {
+                    Error::DatabaseUnavailable("the writes before it have failed".into())
+                } else {
+                    Error::Overloaded
+                };
                 // Who hung up doesn't want to know.
-                let _ = entry.reply.send(Err(Error::Overloaded));
+                let _ = entry.reply.send(Err(refusal));
             }
         }
     }

@@ -28,7 +28,6 @@ use uuid::Uuid;
 use super::events::{self, Feed, NameLookup};
 use super::group_commit::{Lanes, Writer};
 use super::read::{self, List};
-use super::record::Record;
 use super::request::Conditions;
 use super::write::{self, Change, Detail, Ending, LockWait, Options, Outcome, Write, Written};
 use super::{Resource, bulk};
@@ -148,6 +147,16 @@ impl Service {
             erasers: registered.erasers.into(),
             state,
         }))
+    }
+
+    /// The refusal of a request that names a key, but no store that it may use: it counts against the
+    /// key, and when there were too many of them, that is the answer.
+    #[must_use]
+    pub fn on_account(&self, caller: KeyScope, refusal: Error) -> Error {
+        self.limiter
+            .charge_key(caller.key_id)
+            .err()
+            .unwrap_or(refusal)
     }
 
     /// Runs database work beside the lanes, when there is a place for it, in turns with the work of
@@ -331,8 +340,10 @@ async fn open(
     request: &mut Request,
 ) -> Result<(edge::Decision, StoreAccess), Error> {
     let caller = caller(service, request.headers()).await?;
-    let store_id = store_id(request.uri().path()).ok_or(Error::StoreNotFound)?;
-    let store = service.gatekeeper.store(caller, store_id).await?;
+    let store_id = store_id(request.uri().path())
+        .ok_or_else(|| service.on_account(caller, Error::StoreNotFound))?;
+    let store = service.gatekeeper.store(caller, store_id).await;
+    let store = store.map_err(|error| service.on_account(caller, error))?;
     request.extensions_mut().insert(store);
     Ok((service.limiter.check(store_id), store))
 }
@@ -825,6 +836,7 @@ async fn list<R: Resource>(
     let wanted = read::Wanted {
         store_id: store.store_id,
         after,
+        through: Uuid::max(),
         limit,
         customer_id: None,
     };
@@ -884,11 +896,7 @@ async fn page_of<R: Resource>(
     loop {
         wanted.limit = left.min(slice);
         let page = read::page::<R>(state, &wanted).await?;
-        let is_wanted = |record: &Record<R::Content>| narrowed.id.is_none_or(|id| id == record.id);
         for (record, extra) in page.records {
-            if !is_wanted(&record) {
-                continue;
-            }
             if !body.ends_with(b"[") {
                 body.push(b',');
             }
@@ -901,7 +909,7 @@ async fn page_of<R: Resource>(
         slice = u32::try_from(alike).unwrap_or(u32::MAX).max(1);
         match page.next_after {
             Some(after) if left > 0 && body.len() < most_bytes => wanted.after = after,
-            next_after => return Ok((body, next_after.filter(|_| narrowed.id.is_none()))),
+            next_after => return Ok((body, next_after)),
         }
     }
 }

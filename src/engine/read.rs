@@ -56,6 +56,8 @@ pub struct Wanted {
     pub store_id: i64,
     /// After which record; nil for the first page.
     pub after: Uuid,
+    /// Up to which record: the greatest of all ids, unless one is asked for.
+    pub through: Uuid,
     /// At most so many.
     pub limit: u32,
     /// Of the customer with this id alone.
@@ -70,6 +72,7 @@ impl Wanted {
         let before = Uuid::from_u128(id.as_u128().saturating_sub(1));
         Self {
             after: self.after.max(before),
+            through: id,
             limit: 1,
             ..self
         }

@@ -212,8 +212,16 @@ pub async fn write<R: Resource>(
     writes: &[Write<R>],
     options: Options,
 ) -> Result<Answers<R>, Error> {
-    let written = attempt(state, writes, options, &mut None).await;
-    written.map_err(Failure::into_error)
+    let mut lost = None;
+    let written = attempt(state, writes, options, &mut lost).await;
+    written.map_err(|failure| {
+        // Nobody looks again what became of it.
+        let failure = match lost {
+            Some(_) => failure.after_lost_commit(),
+            None => failure,
+        };
+        failure.into_error()
+    })
 }
 
 /// The same for who tries again what a lock has held up: `lost` are the answers of a commit that got

@@ -5,6 +5,7 @@
 //! (400), fields (422), the store (404, 403), its rate (429), the database's queue (503); then what
 //! it is for.
 
+use axum::body::Body;
 use axum::extract::{Request, State as Given};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
@@ -111,7 +112,7 @@ async fn target(service: &Service, caller: KeyScope, named: Option<i64>) -> Resu
         None => Err(Error::StoreNotFound),
     };
     Ok(Target {
-        access,
+        access: access.map_err(|error| service.on_account(caller, error)),
         is_known: only.is_some(),
     })
 }
@@ -142,10 +143,12 @@ async fn admitted(
 /// A request that names its store in the query: who calls, what they ask, which store.
 async fn asked(service: &Service, parts: &Parts, known: &[&str]) -> Result<(Query, Target), Error> {
     let caller = engine_http::caller(service, &parts.headers).await?;
-    let query = Query::read(parts.uri.query(), known)?;
+    let query = Query::read(parts.uri.query(), known);
+    let query = query.map_err(|error| service.on_account(caller, error))?;
     let named = query.parsed("store_id", "must be a number, 1 or more", |text| {
         engine_http::number::<i64>(text).filter(|id| *id > 0)
-    })?;
+    });
+    let named = named.map_err(|error| service.on_account(caller, error))?;
     let target = target(service, caller, named).await?;
     if !target.is_known {
         let message = "is required: the key can use several stores, or none";
@@ -189,20 +192,14 @@ async fn send(
 ) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
     let caller = engine_http::caller(&service, &parts.headers).await?;
-    media_type(&parts.headers, JSON, "application/json")?;
-    let body = service
-        .read_whole(
-            Holder::Team(caller.team_id),
-            &parts.headers,
-            body,
-            RECORD_BYTES,
-        )
-        .await?;
-    Query::read(parts.uri.query(), &[])?;
-    let key = Key::of(&parts.headers)?;
-    let (wanted, access) = read_body(&service, caller, &body, read).await?;
-    let body_sha256: [u8; 32] = Sha256::digest(&body[..]).into();
-    drop(body);
+    let asked = read_send(&service, caller, &parts, body, read).await;
+    // Which store it is about is known only now.
+    let Asked {
+        wanted,
+        access,
+        key,
+        body_sha256,
+    } = asked.map_err(|error| service.on_account(caller, error))?;
     let request_id = request_id(&service, &parts);
     let work = async |store: StoreAccess| {
         let store_id = store.store_id;
@@ -230,6 +227,38 @@ async fn send(
         .await
     };
     Ok(admitted(&service, access, work).await)
+}
+
+/// What a send asks for.
+struct Asked {
+    wanted: Wanted,
+    access: Result<StoreAccess, Error>,
+    key: Option<Key>,
+    body_sha256: [u8; 32],
+}
+
+async fn read_send(
+    service: &Service,
+    caller: KeyScope,
+    parts: &Parts,
+    body: Body,
+    read: Reader,
+) -> Result<Asked, Error> {
+    media_type(&parts.headers, JSON, "application/json")?;
+    let holder = Holder::Team(caller.team_id);
+    let body = service
+        .read_whole(holder, &parts.headers, body, RECORD_BYTES)
+        .await?;
+    Query::read(parts.uri.query(), &[])?;
+    let key = Key::of(&parts.headers)?;
+    let (wanted, access) = read_body(service, caller, &body, read).await?;
+    let body_sha256 = Sha256::digest(&body[..]).into();
+    Ok(Asked {
+        wanted,
+        access,
+        key,
+        body_sha256,
+    })
 }
 
 async fn read_body(
@@ -380,6 +409,7 @@ async fn me(Given(service): Given<Service>, request: Request) -> Result<Response
     let (parts, _) = request.into_parts();
     let caller = engine_http::caller(&service, &parts.headers).await?;
     Query::read(parts.uri.query(), &[])?;
+    service.limiter.charge_key(caller.key_id)?;
     service.gate.check(Holder::Team(caller.team_id))?;
     let work = move |state: State| async move {
         let pool = &state.pool;

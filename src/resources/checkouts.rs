@@ -362,7 +362,7 @@ impl Resource for Checkout {
         companions: &mut EmbeddedCustomers,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
         let store_id = wanted.store_id;
-        let range = (wanted.after, limit);
+        let range = (wanted.after, wanted.through, limit);
         let external_ids = match wanted.customer_id {
             Some(customer_id) => {
                 page_of_customer(&mut *connection, store_id, customer_id, range).await?
@@ -534,17 +534,19 @@ async fn lock(
 async fn page(
     connection: &mut Connection,
     store_id: i64,
-    (after, limit): (Uuid, i64),
+    (after, through, limit): (Uuid, Uuid, i64),
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         "select external_id
         from checkouts
         where store_id = $1
             and id > $2
+            and id <= $3
         order by id
-        limit $3",
+        limit $4",
         store_id,
         after,
+        through,
         limit,
     )
     .fetch_all(connection)
@@ -555,7 +557,7 @@ async fn page_of_customer(
     connection: &mut Connection,
     store_id: i64,
     customer_id: Uuid,
-    (after, limit): (Uuid, i64),
+    (after, through, limit): (Uuid, Uuid, i64),
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar!(
         "select external_id
@@ -563,11 +565,13 @@ async fn page_of_customer(
         where store_id = $1
             and customer_id = $2
             and id > $3
+            and id <= $4
         order by id
-        limit $4",
+        limit $5",
         store_id,
         customer_id,
         after,
+        through,
         limit,
     )
     .fetch_all(connection)

@@ -246,10 +246,12 @@ impl Resource for Shipment {
             from shipments
             where store_id = $1
                 and id > $2
+                and id <= $3
             order by id
-            limit $3",
+            limit $4",
             wanted.store_id,
             wanted.after,
+            wanted.through,
             limit,
         )
         .fetch_all(&mut *connection)

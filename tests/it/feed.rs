@@ -234,3 +234,27 @@ async fn a_purged_stretch_is_gone_with_a_word_and_never_a_silent_gap() {
     assert_eq!(next["data"][0]["position"], 8);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn an_event_of_a_fast_clock_goes_with_the_old_ones_behind_it() {
+    let app = App::start().await;
+    let target = Target::of(&app);
+    let fast = order("fast", 0, 1);
+    target.push("orders", &fast).await.expect(201);
+    page(&target, "").await.expect(200);
+    let dated = sqlx::query("update events set created_at = created_at + interval '10 years'");
+    let dated = dated.execute(&app.pool).await.expect("ours");
+    assert_eq!(dated.rows_affected(), 2, "an order, a customer");
+    keyfold::maintenance::clean(&app.state).await;
+    assert_eq!(app.count("events").await, 2, "nothing old is behind them");
+
+    target.push("orders", &order("old", 1, 1)).await.expect(201);
+    app.clock.advance(TimeDelta::days(31));
+    target.push("orders", &order("new", 0, 2)).await.expect(201);
+    keyfold::maintenance::clean(&app.state).await;
+    let kept = page(&target, "").await.expect(200).json();
+    let events = kept["data"].as_array().expect("a list");
+    assert_eq!(events.len(), 1, "{kept}");
+    assert_eq!(events[0]["external_id"], "new");
+    app.stop().await;
+}

@@ -25,6 +25,11 @@ const A_DOCUMENT: u64 = 50;
 /// read thousands.
 const MOST_READ_PER_ORDER: i64 = 20;
 
+const LISTED: u64 = 1_000;
+const LOOKS: usize = 20;
+/// A record, its customer and what authorises the caller.
+const MOST_READ_PER_ID: i64 = 60;
+
 const MESSAGES: u64 = 2_000;
 /// The send and the delivery of one message look up some dozen rows by their keys.
 const MOST_READ_PER_MESSAGE: i64 = 80;
@@ -306,6 +311,43 @@ async fn fill_and_check(app: App) {
     assert!(
         per_order <= MOST_READ_PER_ORDER,
         "{per_order} index entries and rows read per order"
+    );
+}
+
+#[tokio::test]
+async fn an_id_that_is_asked_for_is_looked_up_and_not_walked_to() {
+    let app = one_by_one().await;
+    for document in 0..LISTED / A_DOCUMENT {
+        let numbers = document * A_DOCUMENT..(document + 1) * A_DOCUMENT;
+        push(&app, numbers).await;
+    }
+    // The oldest: a walk that begins at it has the whole store before it.
+    let oldest = |answer: Value| answer["data"][0]["id"].as_str().expect("an id").to_owned();
+    let order = oldest(app.get("orders?limit=1").await.expect(200).json());
+    let customer = oldest(app.get("customers?limit=1").await.expect(200).json());
+    let lists = [
+        format!("orders?id={order}"),
+        format!("orders?id={order}&customer_external_id=c-0"),
+        format!("customers?id={customer}"),
+    ];
+    let before = settled(&app.pool).await;
+    for _ in 0..LOOKS {
+        for list in &lists {
+            let page = app.get(list).await.expect(200).json();
+            assert_eq!(
+                page["data"].as_array().map(Vec::len),
+                Some(1),
+                "{list}: {page}"
+            );
+        }
+    }
+    let pool = app.pool.clone();
+    app.stop().await;
+    let read = settled(&pool).await - before;
+    let per_look = read / i64::try_from(LOOKS * lists.len()).expect("few");
+    assert!(
+        per_look <= MOST_READ_PER_ID,
+        "{per_look} index entries and rows read per look"
     );
 }
 

@@ -357,12 +357,13 @@ async fn select(
     let any = keys
         .iter()
         .filter(|(_, key)| matches!(key, Identity::Phone(_)));
-    let phones: BTreeSet<(i64, &str)> = any
+    let phones: BTreeMap<(i64, &str), i64> = any
         .filter_map(phone_of)
         .filter(|(store_id, phone)| !found.is_alone(*store_id, phone))
+        .map(|(store_id, phone)| ((store_id, phone), found.known_by(store_id, phone) + 1))
         .collect();
     if !phones.is_empty() {
-        found.add(oldest_by_phone(connection, &phones, keys.len()).await?);
+        found.add(oldest_by_phone(connection, &phones).await?);
     }
     Ok(found.records.into_values().collect())
 }
@@ -374,6 +375,8 @@ struct Found {
     external_ids: HashSet<StoreName>,
     /// Phones of records without external id.
     alone: HashSet<StoreName>,
+    /// How many records have a phone.
+    phones: HashMap<StoreName, i64>,
 }
 
 impl Found {
@@ -390,6 +393,12 @@ impl Found {
                 }
                 (None, None) => {}
             }
+            if let Some(phone) = row.phone.as_deref()
+                && !self.records.contains_key(&row.id)
+            {
+                let name = StoreName(row.store_id, phone.into());
+                *self.phones.entry(name).or_default() += 1;
+            }
             self.records.insert(row.id, Arc::new(row.into()));
         }
     }
@@ -397,6 +406,12 @@ impl Found {
     /// Whether a record with this phone and no external id was found.
     fn is_alone(&self, store_id: i64, phone: &str) -> bool {
         self.alone.contains(&StoreNameRef(store_id, phone))
+    }
+
+    /// How many records with this phone were found by other names.
+    fn known_by(&self, store_id: i64, phone: &str) -> i64 {
+        let name = StoreNameRef(store_id, phone);
+        self.phones.get(&name).copied().unwrap_or(0)
     }
 
     /// Whether a record with this external id was found.
@@ -467,15 +482,17 @@ async fn alone_by_phone(
     .await
 }
 
-/// Of records that share a phone only the oldest are read, one more than this batch could move away
-/// from it: a till that gives every customer its own number must not make each write read them all.
+/// Of records that share a phone only the oldest are read: one, and as many more as the batch could
+/// move away from that phone, which are those that it knows by another name. So a look reads no more
+/// records than its batch has keys, twice, however many share a phone (as where a till gives every
+/// customer its own number).
 async fn oldest_by_phone(
     connection: &mut Connection,
-    phones: &BTreeSet<(i64, &str)>,
-    keys: usize,
+    phones: &BTreeMap<(i64, &str), i64>,
 ) -> sqlx::Result<Vec<Row>> {
-    let (store_ids, phones): (Vec<i64>, Vec<&str>) = phones.iter().copied().unzip();
-    let oldest = i64::try_from(keys).unwrap_or(i64::MAX).saturating_add(1);
+    let store_ids: Vec<i64> = phones.keys().map(|(store_id, _)| *store_id).collect();
+    let most: Vec<i64> = phones.values().copied().collect();
+    let phones: Vec<&str> = phones.keys().map(|(_, phone)| *phone).collect();
     sqlx::query_as!(
         Row,
         r#"select
@@ -483,18 +500,18 @@ async fn oldest_by_phone(
             c.tags as "tags: Json<Vec<String>>", c.lifetime_value, c.orders_count,
             c.metadata::text as "metadata!", c.version, c.source_updated_at, c.created_at,
             c.updated_at, c.erased_at, c.ctid as "place!: Place"
-        from unnest($1::bigint[], $2::text[]) as called (store_id, phone)
+        from unnest($1::bigint[], $2::text[], $3::bigint[]) as called (store_id, phone, most)
         cross join lateral (
             select o.id
             from customers o
             where o.store_id = called.store_id and o.phone = called.phone
             order by o.id
-            limit $3
+            limit called.most
         ) oldest
         join customers c on c.store_id = called.store_id and c.id = oldest.id"#,
         &store_ids,
         &phones as &[&str],
-        oldest,
+        &most,
     )
     .fetch_all(connection)
     .await

@@ -269,9 +269,10 @@ impl Resource for Customer {
         limit: i64,
         _: &mut Alone,
     ) -> sqlx::Result<Vec<Arc<Record<Content>>>> {
-        let (store_id, after) = (wanted.store_id, wanted.after);
+        let store_id = wanted.store_id;
+        let range = (wanted.after, wanted.through);
         loop {
-            let ids = page_of_ids(&mut *connection, store_id, after, limit).await?;
+            let ids = page_of_ids(&mut *connection, store_id, range, limit).await?;
             let keys: Vec<_> = ids.iter().map(|id| (store_id, Identity::Id(*id))).collect();
             let mut records = identity::load(&mut *connection, &keys, Locks::None).await?;
             records.retain(|record| !record.content.erased);
@@ -303,7 +304,7 @@ impl Resource for Customer {
         after: Uuid,
         limit: i64,
     ) -> sqlx::Result<Vec<Uuid>> {
-        page_of_ids(connection, store_id, after, limit).await
+        page_of_ids(connection, store_id, (after, Uuid::max()), limit).await
     }
 
     async fn count(connection: &mut Connection, store_id: i64, most: i64) -> sqlx::Result<i64> {
@@ -397,7 +398,7 @@ impl Resource for Customer {
 async fn page_of_ids(
     connection: &mut Connection,
     store_id: i64,
-    after: Uuid,
+    (after, through): (Uuid, Uuid),
     limit: i64,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar!(
@@ -405,11 +406,13 @@ async fn page_of_ids(
         from customers
         where store_id = $1
             and id > $2
+            and id <= $3
             and erased_at is null
         order by id
-        limit $3",
+        limit $4",
         store_id,
         after,
+        through,
         limit,
     )
     .fetch_all(connection)

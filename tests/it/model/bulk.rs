@@ -137,8 +137,15 @@ impl Round<'_> {
             .map(|(_, body)| text_of(body) + "\n")
             .collect();
         let path = format!("{path}/bulk");
-        let outgoing = outgoing(self.server(client), path, "application/x-ndjson", lines);
-        let mut response = self.send(client, outgoing).await;
+        // A store may have only so many streams open: one that is refused was not begun.
+        let mut response = loop {
+            let kind = "application/x-ndjson";
+            let outgoing = outgoing(self.server(client), path.clone(), kind, lines.clone());
+            let response = self.send(client, outgoing).await;
+            if response.status() != 503 {
+                break response;
+            }
+        };
         if response.status() != 200 {
             let answer = app::answer(response).await;
             let refusal = || Answer::refusal(answer.status.as_u16(), &answer.code());

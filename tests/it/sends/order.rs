@@ -130,6 +130,34 @@ async fn the_rate_comes_before_whatever_the_store_would_say() {
 }
 
 #[tokio::test]
+async fn what_names_a_key_but_no_store_of_it_counts_against_the_key() {
+    let per_minute = |config: &mut keyfold::config::Config| config.rate_limit_per_minute = 5;
+    let unknown = "/api/v1/stores/999999/orders";
+    let webhook = "/api/v1/automations/0198f7a4-5c7e-7000-8000-000000000000";
+    for (method, path, body, status) in [
+        (Method::GET, unknown, "", 404),
+        (Method::GET, "/api/v1/me", "", 200),
+        (Method::POST, webhook, "{}", 404),
+        (Method::POST, TEMPLATES, "{}", 422),
+        (Method::POST, TEMPLATES, "{", 400),
+        (Method::GET, "/api/v1/messages?store_id=999999", "", 404),
+    ] {
+        let app = App::start_with(per_minute, Limits::default()).await;
+        let json = [("content-type", "application/json")];
+        let mut statuses = Vec::new();
+        for _ in 0..8 {
+            let answer = app.send(method.clone(), path, &json, body).await;
+            statuses.push(answer.status.as_u16());
+        }
+        assert_eq!(statuses[..5], [status; 5], "{path} {body}");
+        assert!(statuses[5..].contains(&429), "{path} {body}: {statuses:?}");
+        // The store's own requests are counted by themselves.
+        app.get("orders").await.expect(200);
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn answers_about_a_store_tell_its_rate() {
     let per_minute = |config: &mut keyfold::config::Config| config.rate_limit_per_minute = 1_000;
     let app = App::start_with(per_minute, Limits::default()).await;
