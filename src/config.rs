@@ -23,6 +23,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `KEYFOLD_DATABASE_MAX_CONNECTIONS`.
     pub database_max_connections: u32,
+    /// `KEYFOLD_MAX_CONNECTIONS_PER_ADDRESS`: most connections of clients from one address.
+    pub max_connections_per_address: u32,
     /// `KEYFOLD_RATE_LIMIT_PER_MINUTE`, per store and process; 0 is off.
     pub rate_limit_per_minute: u32,
     /// `KEYFOLD_WRITE_LANES`; see [`Config::lanes`].
@@ -72,6 +74,7 @@ impl Default for Config {
             database_url: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             database_max_connections: 16,
+            max_connections_per_address: 3_072,
             rate_limit_per_minute: 0,
             write_lanes: 2,
             lanes_of_singles: None,
@@ -220,6 +223,9 @@ impl Config {
             database_max_connections: reader
                 .number("KEYFOLD_DATABASE_MAX_CONNECTIONS", 2, 1_000)
                 .unwrap_or(default.database_max_connections),
+            max_connections_per_address: reader
+                .number("KEYFOLD_MAX_CONNECTIONS_PER_ADDRESS", 1, 4_096)
+                .unwrap_or(default.max_connections_per_address),
             rate_limit_per_minute: reader
                 .number("KEYFOLD_RATE_LIMIT_PER_MINUTE", 0, 10_000_000)
                 .unwrap_or(default.rate_limit_per_minute),

@@ -92,7 +92,8 @@ async fn serve_on(
     let address = listener.local_addr()?;
     edge::raise_file_limit()?;
     let stop = serve::stop_signal()?;
-    let service = tokio::spawn(app::serve(listener, state, Limits::default(), stop));
+    let limits = Limits::of(&state.config);
+    let service = tokio::spawn(app::serve(listener, state, limits, stop));
     let shown = json!({
         "listen": format!("http://{address}"),
         "store_id": demo.store_id,

@@ -47,7 +47,8 @@ pub async fn run(arguments: &ServeArguments, mut config: Config, output: &Output
         listener.local_addr()?
     ));
     edge::raise_file_limit()?;
-    Ok(app::serve(listener, state, Limits::default(), stop_signal()?).await?)
+    let limits = Limits::of(&state.config);
+    Ok(app::serve(listener, state, limits, stop_signal()?).await?)
 }
 
 /// The bound listener.

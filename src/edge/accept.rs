@@ -5,6 +5,7 @@
 //! version waits without limit for the first byte.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,13 @@ use tokio_util::task::TaskTracker;
 use super::connection::Connection;
 use super::fault_log::Throttle;
 use super::limits::Limits;
+use super::open::Connections;
 
 /// hyper's buffers of one connection, each way; no header block may be larger.
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long a connection that is to go for another one may take before the next one has to.
+const NEXT_ONE: Duration = Duration::from_millis(50);
 
 /// The pause after an accept that failed for want of a resource, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -58,10 +63,13 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let server = Server::new(router, limits, shutdown);
-    server.accept_until_shutdown(&listener).await;
-    server.take_backlog(listener);
+    let waiting = server.accept_until_shutdown(&listener).await;
+    server.take_backlog(listener, waiting);
     server.drain().await;
 }
+
+/// A connection that the kernel has made.
+type Accepted = (TcpStream, SocketAddr);
 
 /// What all connections share.
 struct Server {
@@ -69,6 +77,7 @@ struct Server {
     limits: Arc<Limits>,
     http: Arc<http1::Builder>,
     slots: Arc<Semaphore>,
+    connections: Arc<Connections>,
     tasks: TaskTracker,
     /// Its begin: answers close their connections from then on.
     shutdown: CancellationToken,
@@ -90,6 +99,7 @@ impl Server {
             router,
             http: Arc::new(http),
             slots: Arc::new(Semaphore::new(limits.max_connections)),
+            connections: Arc::default(),
             limits: Arc::new(limits),
             tasks: TaskTracker::new(),
             shutdown,
@@ -98,12 +108,23 @@ impl Server {
         }
     }
 
-    async fn accept_until_shutdown(&self, listener: &TcpListener) {
+    /// Gives the connection that waits for a place in the end, if there is one.
+    async fn accept_until_shutdown(&self, listener: &TcpListener) -> Option<Accepted> {
         let failures = Throttle::default();
+        let mut waiting = None;
         let accept_all = async {
-            while let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await {
+            loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => self.spawn(stream, slot),
+                    Ok(accepted) => {
+                        if !self.has_share(accepted.1.ip()) {
+                            continue;
+                        }
+                        waiting = Some(accepted);
+                        let slot = self.slot().await;
+                        if let Some((stream, address)) = waiting.take() {
+                            self.spawn(stream, address, slot);
+                        }
+                    }
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
                         if let Some(left_out) = failures.admit() {
@@ -122,30 +143,56 @@ impl Server {
             () = notice => {}
             () = accept_all => {}
         }
+        waiting
+    }
+
+    /// Whether an address may have one more connection, for which one of its own is closed that rests
+    /// if it has all that it may have.
+    fn has_share(&self, address: IpAddr) -> bool {
+        self.connections.of(address) < self.limits.max_of_address
+            || self.connections.end_one(Some(address))
+    }
+
+    /// A place for a connection: while there is none, one after the other that rests is closed for it.
+    async fn slot(&self) -> OwnedSemaphorePermit {
+        let mut acquiring = std::pin::pin!(Arc::clone(&self.slots).acquire_owned());
+        loop {
+            if self.slots.available_permits() == 0 {
+                self.connections.end_one(None);
+            }
+            if let Ok(slot) = tokio::time::timeout(NEXT_ONE, acquiring.as_mut()).await {
+                return slot.expect("the semaphore is never closed");
+            }
+        }
     }
 
     /// Takes the connections that clients have made already, as far as there are places, and refuses
     /// others from then on.
-    fn take_backlog(&self, listener: TcpListener) {
+    fn take_backlog(&self, listener: TcpListener, mut waiting: Option<Accepted>) {
         while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-            && let Some(accepted) = listener.accept().now_or_never()
+            && let Some(accepted) = waiting
+                .take()
+                .map(Ok)
+                .or_else(|| listener.accept().now_or_never())
         {
-            if let Ok((stream, _)) = accepted {
-                self.spawn(stream, slot);
+            if let Ok((stream, address)) = accepted {
+                self.spawn(stream, address, slot);
             }
         }
         drop(listener);
     }
 
-    fn spawn(&self, stream: TcpStream, slot: OwnedSemaphorePermit) {
+    fn spawn(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
         // Small answers must not wait for the client's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         let (router, limits) = (self.router.clone(), Arc::clone(&self.limits));
         let connection = Connection::new(stream, router, limits, self.shutdown.clone());
         let http = Arc::clone(&self.http);
-        let (rest, cut) = (self.rest.clone(), self.cut.clone());
+        let (rest, cut) = (self.rest.child_token(), self.cut.clone());
+        let activity = connection.activity();
+        let entry = self.connections.enter(address.ip(), activity, rest.clone());
         self.tasks.spawn(async move {
-            let _slot = slot;
+            let _place = (entry, slot);
             let _counted = Counted::new();
             cut.run_until_cancelled_owned(connection.run(&http, rest))
                 .await;

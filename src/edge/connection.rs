@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -47,6 +47,11 @@ impl Connection {
                 shutdown,
             },
         }
+    }
+
+    /// What is under way on it.
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.exchange.activity)
     }
 
     /// Answers requests until the connection ends; after `rest`, only the one in progress.
@@ -92,11 +97,15 @@ impl Exchange {
         let open = self.activity.begin();
         let (activity, limits) = (Arc::clone(&self.activity), Arc::clone(&self.limits));
         let expects = request.headers().contains_key(header::EXPECT);
+        let sends_key = request.headers().contains_key(header::AUTHORIZATION);
         let (request, leftover) = with_deadlines(request, &activity, &limits);
         let answer = self.router.clone().call(request);
         let shutdown = self.shutdown.clone();
         async move {
             let Ok(mut response) = answer.await;
+            if sends_key && response.status() != StatusCode::UNAUTHORIZED {
+                activity.note_key();
+            }
             let is_read = take_leftover(leftover, expects, &limits).await;
             if !is_read {
                 activity.mark_unread();

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use crate::config::Config;
+
 /// How long, how much and how many the edge takes before it ends a connection.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at a time; more wait in the kernel's backlog until one ends.
     pub max_connections: usize,
+    /// Connections of one address at a time. Behind a proxy all come from one.
+    pub max_of_address: usize,
     /// From the connect, or from the first byte of a later request, to the end of its headers.
     pub header_timeout: Duration,
     /// How long a connection may be idle between two requests.
@@ -36,10 +40,22 @@ pub struct Limits {
     pub shutdown_grace: Duration,
 }
 
+impl Limits {
+    /// Those that an operator can set, and the others as they are.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            max_of_address: config.max_connections_per_address as usize,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            max_of_address: 3072,
             header_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
             body_idle_timeout: Duration::from_secs(30),

@@ -21,6 +21,7 @@ mod connection;
 mod deadline;
 mod fault_log;
 mod limits;
+mod open;
 mod outer;
 mod pot;
 mod rate_limit;

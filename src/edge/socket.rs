@@ -29,6 +29,7 @@ pub(super) struct Activity {
     requests: AtomicU64,
     open: AtomicBool,
     unread: AtomicBool,
+    has_key: AtomicBool,
 }
 
 impl Activity {
@@ -37,6 +38,21 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.open.store(true, Ordering::Relaxed);
         Open(Arc::clone(self))
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn rests(&self) -> bool {
+        !self.open.load(Ordering::Relaxed)
+    }
+
+    /// Says that a valid key was sent.
+    pub(super) fn note_key(&self) {
+        self.has_key.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a valid key was ever sent.
+    pub(super) fn has_key(&self) -> bool {
+        self.has_key.load(Ordering::Relaxed)
     }
 
     /// Says that the connection ends while the client may still be sending.

@@ -857,6 +857,8 @@ async fn list<R: Resource>(
 
 /// Records that are read first for a page: each may have more than 1 MiB.
 const FIRST_SLICE: u32 = 4;
+/// Most records that are read at a time.
+const MOST_IN_A_SLICE: u32 = 20;
 /// Bytes that are read at a time, by what the records before had.
 const SLICE_BYTES: usize = 1024 * 1024;
 /// Bytes after which a page ends, however many records were asked for.
@@ -893,22 +895,33 @@ async fn page_of<R: Resource>(
     let mut left = wanted.limit;
     let mut slice = FIRST_SLICE;
     let mut read = 0;
+    let mut last = None;
     loop {
         wanted.limit = left.min(slice);
         let page = read::page::<R>(state, &wanted).await?;
         for (record, extra) in page.records {
+            let (id, before) = (record.id, body.len());
             if !body.ends_with(b"[") {
                 body.push(b',');
             }
             let answer = R::answer(Arc::unwrap_or_clone(record), extra);
             serde_json::to_writer(&mut body, &answer).map_err(Error::internal)?;
+            if body.len() > most_bytes && last.is_some() {
+                // It begins the next page, which it may be alone.
+                body.truncate(before);
+                return Ok((body, last));
+            }
+            last = Some(id);
         }
         left -= wanted.limit;
-        read += wanted.limit as usize;
-        let alike = SLICE_BYTES * read / body.len().max(1);
-        slice = u32::try_from(alike).unwrap_or(u32::MAX).max(1);
+        read += wanted.limit;
+        // As many as there are in a slice's bytes if they are like those before.
+        let alike = SLICE_BYTES * read as usize / body.len().max(1);
+        slice = u32::try_from(alike)
+            .unwrap_or(u32::MAX)
+            .clamp(1, MOST_IN_A_SLICE);
         match page.next_after {
-            Some(after) if left > 0 && body.len() < most_bytes => wanted.after = after,
+            Some(after) if left > 0 => wanted.after = after,
             next_after => return Ok((body, next_after)),
         }
     }

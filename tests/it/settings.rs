@@ -42,6 +42,10 @@ fn the_example_shows_the_defaults() {
         shown.database_max_connections,
         default.database_max_connections
     );
+    assert_eq!(
+        shown.max_connections_per_address,
+        default.max_connections_per_address
+    );
     assert_eq!(shown.rate_limit_per_minute, default.rate_limit_per_minute);
     assert_eq!(shown.event_retention_days, default.event_retention_days);
     assert_eq!(

@@ -129,10 +129,21 @@ async fn connections_beyond_the_cap_wait_for_one_to_end() {
         max_connections: 1,
         ..Limits::default()
     };
-    let server = Server::start(ok(), limits).await;
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let busy = ok().route(
+        "/busy",
+        get({
+            let (begun, go_on) = (Arc::clone(&begun), Arc::clone(&go_on));
+            async move || {
+                begun.notify_one();
+                go_on.notified().await;
+            }
+        }),
+    );
+    let server = Server::start(busy, limits).await;
     let mut first = server.connect().await;
-    first.write(GET).await;
-    assert_eq!(first.answer().await.status(), 200);
+    first.write(b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    begun.notified().await;
     let mut second = server.connect().await;
     second.write(GET).await;
     let mut byte = [0];
@@ -140,8 +151,56 @@ async fn connections_beyond_the_cap_wait_for_one_to_end() {
         timeout(2 * SHORT, second.0.read(&mut byte)).await.is_err(),
         "answered over the cap"
     );
-    drop(first);
+    go_on.notify_one();
+    assert_eq!(first.answer().await.status(), 200);
     assert_eq!(second.answer().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_rests_goes_for_a_new_one_and_without_a_key_first() {
+    let limits = Limits {
+        max_connections: 2,
+        ..Limits::default()
+    };
+    let server = Server::start(ok(), limits).await;
+    let (mut with_key, mut without) = (server.connect().await, server.connect().await);
+    with_key
+        .write(b"GET /ok HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\n\r\n")
+        .await;
+    assert_eq!(with_key.answer().await.status(), 200);
+    without.write(GET).await;
+    assert_eq!(without.answer().await.status(), 200);
+    for _ in 0..2 {
+        let mut new = server.connect().await;
+        new.write(GET).await;
+        assert_eq!(new.answer().await.status(), 200);
+    }
+    without.closed().await;
+    with_key.write(GET).await;
+    assert_eq!(with_key.answer().await.status(), 200, "it is still there");
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_the_connections() {
+    let limits = Limits {
+        max_of_address: 2,
+        ..Limits::default()
+    };
+    let server = Server::start(ok(), limits).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = server.connect().await;
+        client.write(GET).await;
+        assert_eq!(client.answer().await.status(), 200);
+        clients.push(client);
+    }
+    for mut first in clients.drain(..3) {
+        first.closed().await;
+    }
+    for mut last in clients {
+        last.write(GET).await;
+        assert_eq!(last.answer().await.status(), 200);
+    }
 }
 
 #[tokio::test]

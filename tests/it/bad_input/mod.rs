@@ -135,6 +135,10 @@ async fn a_page_of_huge_records_ends_early_and_its_cursor_goes_on() {
         cursor = format!("&cursor={next}");
     }
     assert_eq!(found, posted);
-    assert_eq!(pages, [40, 5]);
+    // 2 MiB hold all the small ones and two of the others; each page has at least one.
+    let mut expected = vec![22];
+    expected.extend([2; 11]);
+    expected.push(1);
+    assert_eq!(pages, expected);
     app.stop().await;
 }
